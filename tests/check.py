@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""All gates, in order: ``python3 tests/check.py``.
+
+Prepares what it needs first: as root the Debian packages of the tests, then a virtual environment
+in .venv with the package and its test tools. Needs nothing but Python 3.11 before that. Without
+root the tests that need it are left out, and the last line says so.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMP = VENV / "pyproject.sha256"
+
+PACKAGES = {
+    "python3-venv": "the virtual environment",
+    "iproute2": "network namespaces, TUN devices and routes",
+    "nftables": "the demo's firewall, and NAT on a gateway",
+    "procps": "sysctl",
+    "iputils-ping": "traffic through tunnels",
+    "iperf3": "traffic through tunnels",
+    "curl": "a visitor who knows nothing of tunnels",
+    "openssl": "a second opinion on TLS",
+    "tcpdump": "captures",
+    "tshark": "a second opinion on what is captured",
+    "charon-systemd": "strongSwan, as a peer",
+    "strongswan-swanctl": "strongSwan's commands",
+    "libcharon-extra-plugins": "strongSwan's ESP in userspace",
+    "libstrongswan-standard-plugins": "strongSwan's cryptography",
+    "libstrongswan-extra-plugins": "strongSwan's Curve25519, GCM and ChaCha20",
+}
+"""Debian packages that the tests use, and what for."""
+
+NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/io")
+ROOT_TESTS = ("tests/netns", "tests/interop")
+COVERAGE_LEAST = 85
+
+Step = tuple[str, Callable[[], None]]
+
+
+def main() -> None:
+    """Run every gate, or those named; stop at the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=[name for name, _ in steps()])
+    options = parser.parse_args()
+    os.chdir(ROOT)
+    started = time.monotonic()
+    if is_root():
+        install_packages()
+    make_environment()
+    for name, step in steps():
+        if options.only is None or name in options.only:
+            run_step(name, step)
+    print(f"\nall gates passed in {time.monotonic() - started:.0f} s", end="")
+    print("" if is_root() else " (without root: no namespaces, no real peers)")
+
+
+def steps() -> list[Step]:
+    """The gates by name."""
+    gates: list[Step] = [
+        ("format", lambda: tool("ruff", "format", "--check", ".")),
+        ("lint", lambda: tool("ruff", "check", ".")),
+        ("imports", lambda: tool("lint-imports")),
+        ("types", lambda: tool("mypy")),
+        ("tests", lambda: tests(NO_ROOT_TESTS, "not root")),
+    ]
+    if is_root():
+        gates.append(("root", lambda: tests(ROOT_TESTS, "root")))
+    gates.append(("coverage", coverage))
+    return gates
+
+
+def tests(folders: Sequence[str], marked: str) -> None:
+    """Run the tests of some folders under coverage, also in the programs that they start."""
+    chosen = ["-q", "-m", f"({marked}) and not bench and not slow", *folders]
+    tool("coverage", "run", "-m", "pytest", *chosen)
+
+
+def coverage() -> None:
+    """Add up what all processes covered; without root no daemon ran, so it only tells."""
+    tool("coverage", "combine", "--quiet")
+    tool("coverage", "report", f"--fail-under={COVERAGE_LEAST if is_root() else 0}")
+
+
+def is_root() -> bool:
+    """Whether we may install packages and make namespaces."""
+    return os.geteuid() == 0
+
+
+def install_packages() -> None:
+    """Install the Debian packages that are missing."""
+    if shutil.which("dpkg-query") is None:
+        print("no Debian here: the tests need", ", ".join(PACKAGES))
+        return
+    missing = [name for name in PACKAGES if not is_installed(name)]
+    if not missing:
+        return
+    print("== installing", " ".join(missing), flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    apt = ["apt-get", "-q", "-y", "--no-install-recommends"]
+    subprocess.run([*apt, "update"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*apt, "install", *missing], check=True, env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+def is_installed(package: str) -> bool:
+    """Whether dpkg has a package."""
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package]
+    done = subprocess.run(query, check=False, capture_output=True, text=True)
+    return done.stdout == "installed"
+
+
+def make_environment() -> None:
+    """A virtual environment with the package in place and its test tools; once per pyproject."""
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + sys.version.encode())
+    if STAMP.exists() and STAMP.read_text() == digest.hexdigest():
+        return
+    print("== preparing .venv", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    tool("pip", "install", "--quiet", "--disable-pip-version-check", "--editable", ".[test]")
+    STAMP.write_text(digest.hexdigest())
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Run a program of the environment; end with its status if it fails."""
+    environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([str(VENV / "bin" / name), *arguments], check=False, env=environment)
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def run_step(name: str, step: Callable[[], None]) -> None:
+    """Run one gate and say how long it took."""
+    print(f"\n== {name}", flush=True)
+    started = time.monotonic()
+    step()
+    print(f"== {name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

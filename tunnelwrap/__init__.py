@@ -1,0 +1,24 @@
+"""IKEv2/IPsec endpoint that travels over UDP, TCP (RFC 9329) or TLS on 443.
+
+The layers, top to bottom; each may import what stands below it:
+
+    cli        commands: parse, call, print
+    daemon     composition roots: driver (feeds the core), server, client, control socket
+    config     TOML into the settings of the layers below
+    demux      443: tell tunnel from web by the first octets
+    hostnet    what is changed on the host, journaled and undone
+    store      address pool and leases
+    transport  whole datagrams over UDP, TCP, TLS; knows no IKE
+    dataplane  ESP between a TUN device and a transport; knows only Child SAs
+    ike        the synchronous core: octets, paths and time in, outputs out
+    auth       proving who a peer is
+    crypto     what a transform ID computes
+    wire       octets <-> frozen values
+    errors, path, iana   shared words
+
+An IKE message goes transport -> driver -> ``ike.endpoint`` -> ``ike.sa`` -> an exchange module, and
+its answer the same way back. An ESP packet goes tun -> spd -> esp -> transport and back, in
+batches, and touches neither the driver nor the core.
+"""
+
+__version__ = "0.1.0"
