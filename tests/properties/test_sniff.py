@@ -1,0 +1,68 @@
+"""A verdict on a stream, once there, stays whatever follows, and is the same in any pieces."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.wire.samples import load
+from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
+from tunnelwrap.wire.framing import PREFIX, frame
+
+CORPUS = [
+    *(case["octets"] for case in load("client_hello")),
+    PREFIX + frame(bytes(32)),
+    b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"PROPFIND /dav HTTP/1.1\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+    bytes.fromhex("000e3801020304050607080000000000"),  # OpenVPN over TCP
+    bytes.fromhex("050100"),  # SOCKS5
+    bytes.fromhex("04010050c00002010000"),  # SOCKS4
+    bytes.fromhex("0300002c27e00000000000436f6f6b69653a206d737473686173683d"),  # RDP
+    bytes.fromhex("802e0100020015000000100100800200"),  # SSL 2
+]
+
+near_misses = st.builds(
+    lambda whole, size, tail: whole[:size] + tail,
+    st.sampled_from(CORPUS),
+    st.integers(0, MAX_SNIFF),
+    st.binary(max_size=4),
+)
+streams = st.binary(max_size=16) | st.sampled_from(CORPUS) | near_misses
+
+
+def octet_by_octet(stream: bytes) -> Verdict:
+    """The first verdict that a reader of single octets comes to."""
+    verdicts = (sniff(stream[:size]) for size in range(len(stream) + 1))
+    return next((each for each in verdicts if each is not Verdict.NEED_MORE), Verdict.NEED_MORE)
+
+
+@given(streams, st.binary(max_size=16))
+def test_a_verdict_is_final(stream: bytes, more: bytes) -> None:
+    if sniff(stream) is not Verdict.NEED_MORE:
+        assert sniff(stream + more) is sniff(stream)
+
+
+@given(streams)
+def test_octet_by_octet_is_the_same_as_at_once(stream: bytes) -> None:
+    assert octet_by_octet(stream) is sniff(stream)
+
+
+@given(streams)
+def test_it_waits_only_for_what_can_still_become_something(stream: bytes) -> None:
+    """NEED_MORE means that some next octet leads on to a verdict other than OTHER."""
+    if sniff(stream) is Verdict.NEED_MORE:
+        assert len(stream) < MAX_SNIFF
+        assert any(sniff(stream + bytes([octet])) is not Verdict.OTHER for octet in range(256))
+
+
+@given(st.sampled_from(CORPUS), st.binary(max_size=8))
+def test_only_the_prefix_makes_an_ike_stream(stream: bytes, head: bytes) -> None:
+    for octets in (stream, head + stream):
+        assert (sniff(octets) is Verdict.IKE_STREAM) == octets.startswith(PREFIX)
+
+
+def test_the_corpus() -> None:
+    tls = len(load("client_hello"))
+    verdicts = [sniff(each).value for each in CORPUS]
+    assert verdicts == ["tls"] * tls + ["ike"] + ["http"] * 3 + ["other"] * 7
