@@ -1,0 +1,1 @@
+"""What a transform ID computes; no state, no policy. Primitives come from ``cryptography``."""

@@ -1,0 +1,272 @@
+"""ENCR (and INTEG) as one Cipher: lengths for every SA, seal and open for IKE's SK payload.
+
+AES-CBC: RFC 3602, with HMAC-SHA2: RFC 4868; AES-GCM: RFC 4106; ChaCha20-Poly1305: RFC 7634;
+authenticated encryption in IKE: RFC 5282. The data plane has a road of its own.
+"""
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CBC
+
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.errors import IntegrityError, Malformed, UsageError
+from tunnelwrap.iana import Encr, Integ
+
+
+class _Engine(Protocol):
+    """A keyed algorithm on padded octets; ``open`` raises IntegrityError."""
+
+    def seal(self, aad: bytes, padded: bytes, iv: bytes) -> bytes: ...
+
+    def open(self, aad: bytes, iv: bytes, sealed: bytes) -> bytes: ...
+
+
+class _Aead(Protocol):
+    """What the library's AEAD classes have in common."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Encryption:
+    """One row of the ENCR table; lengths in octets."""
+
+    key_bits: tuple[int | None, ...]  # values of the KEY_LENGTH attribute; None: has none
+    fixed_key_length: int  # where there is no KEY_LENGTH
+    salt_length: int  # taken from the end of the keying material
+    iv_length: int
+    icv_length: int  # 0: INTEG is needed
+    block_size: int
+    aead: Callable[[bytes], _Aead] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Integrity:
+    """One row of the INTEG table; lengths in octets. RFC 4868 §2.1."""
+
+    hash_name: str
+    key_length: int
+    icv_length: int
+
+
+_AES_BITS: Final = (128, 192, 256)
+
+_ENCRYPTIONS: Final[dict[int, _Encryption]] = {
+    Encr.AES_CBC: _Encryption(_AES_BITS, 0, 0, 16, 0, 16, None),
+    Encr.AES_GCM_16: _Encryption(_AES_BITS, 0, 4, 8, 16, 1, AESGCM),
+    Encr.CHACHA20_POLY1305: _Encryption((None,), 32, 4, 8, 16, 1, ChaCha20Poly1305),
+}
+
+_INTEGRITIES: Final[dict[int, _Integrity]] = {
+    Integ.HMAC_SHA2_256_128: _Integrity("sha256", 32, 16),
+    Integ.HMAC_SHA2_384_192: _Integrity("sha384", 48, 24),
+    Integ.HMAC_SHA2_512_256: _Integrity("sha512", 64, 32),
+}
+
+
+def supported_encr(encr_id: int, key_bits: int | None) -> bool:
+    """Whether this encryption with this KEY_LENGTH attribute can be computed here."""
+    return encr_id in _ENCRYPTIONS and key_bits in _ENCRYPTIONS[encr_id].key_bits
+
+
+def supported_integ(integ_id: int) -> bool:
+    """Whether this integrity algorithm can be computed here (NONE is not one)."""
+    return integ_id in _INTEGRITIES
+
+
+def is_aead(encr_id: int) -> bool:
+    """Whether a supported encryption protects integrity by itself."""
+    return encr_id in _ENCRYPTIONS and _ENCRYPTIONS[encr_id].aead is not None
+
+
+class Cipher:
+    """A negotiated encryption with its integrity: lengths in octets, and keyed instances.
+
+    Args:
+        encr_id: transform ID of ENCR.
+        key_bits: its KEY_LENGTH attribute; None where the algorithm has none.
+        integ_id: transform ID of INTEG; None or NONE with an AEAD.
+
+    Raises:
+        UsageError: a combination that is not supported.
+    """
+
+    __slots__ = ("_encryption", "_integrity", "encryption_key_length")
+
+    def __init__(self, encr_id: int, key_bits: int | None, integ_id: int | None) -> None:
+        if not supported_encr(encr_id, key_bits):
+            raise UsageError(f"encryption {encr_id} with {key_bits} key bits is not supported")
+        self._encryption = _ENCRYPTIONS[encr_id]
+        self._integrity = _INTEGRITIES.get(integ_id or Integ.NONE)
+        if self.is_aead != (integ_id in {None, Integ.NONE}):
+            raise UsageError(f"encryption {encr_id} does not go with integrity {integ_id}")
+        if not self.is_aead and self._integrity is None:
+            raise UsageError(f"integrity {integ_id} is not supported")
+        cipher_key = (key_bits or 0) // 8 or self._encryption.fixed_key_length
+        self.encryption_key_length = cipher_key + self._encryption.salt_length
+
+    @property
+    def is_aead(self) -> bool:
+        """Whether encryption and integrity are one algorithm."""
+        return self._encryption.aead is not None
+
+    @property
+    def integrity_key_length(self) -> int:
+        """Length of the INTEG key; 0 with an AEAD."""
+        return self._integrity.key_length if self._integrity else 0
+
+    @property
+    def salt_length(self) -> int:
+        """How much of the end of the encryption key is salt of the nonce."""
+        return self._encryption.salt_length
+
+    @property
+    def iv_length(self) -> int:
+        """Length of the explicit IV."""
+        return self._encryption.iv_length
+
+    @property
+    def icv_length(self) -> int:
+        """Length of the integrity check value."""
+        return self._integrity.icv_length if self._integrity else self._encryption.icv_length
+
+    @property
+    def block_size(self) -> int:
+        """What the padded plaintext is a multiple of."""
+        return self._encryption.block_size
+
+    def pad(self, plaintext: bytes) -> bytes:
+        """The plaintext with IKE's padding and Pad Length octet. RFC 7296 §3.14."""
+        pad_length = -(len(plaintext) + 1) % self.block_size
+        return plaintext + bytes(pad_length) + bytes((pad_length,))
+
+    def sealed_length(self, plaintext_length: int) -> int:
+        """Length of IV, ciphertext and ICV for a plaintext not yet padded."""
+        blocks = plaintext_length // self.block_size + 1
+        return self.iv_length + blocks * self.block_size + self.icv_length
+
+    def bind(self, encryption: Secret, integrity: Secret) -> "BoundCipher":
+        """This cipher with the keys of one direction.
+
+        Raises:
+            UsageError: a key has the wrong length.
+        """
+        expected = (self.encryption_key_length, self.integrity_key_length)
+        if (len(encryption), len(integrity)) != expected:
+            raise UsageError(f"keys of {len(encryption)} and {len(integrity)}, not {expected}")
+        return BoundCipher(self, self._engine(encryption.reveal(), integrity.reveal()))
+
+    def _engine(self, encryption: bytes, integrity: bytes) -> _Engine:
+        if self._encryption.aead is None:
+            assert self._integrity is not None
+            return _CbcThenHmac(encryption, integrity, self._integrity)
+        key_length = self.encryption_key_length - self.salt_length
+        aead = self._encryption.aead(encryption[:key_length])
+        return _SaltedAead(aead, encryption[key_length:])
+
+
+class BoundCipher:
+    """A cipher with the keys of one direction, for the SK payload. RFC 7296 §3.14, RFC 5282."""
+
+    __slots__ = ("_engine", "cipher")
+
+    def __init__(self, cipher: Cipher, engine: _Engine) -> None:
+        self.cipher = cipher
+        self._engine = engine
+
+    def pad(self, plaintext: bytes) -> bytes:
+        """The plaintext with IKE's padding and Pad Length octet, as ``seal`` wants it."""
+        return self.cipher.pad(plaintext)
+
+    def sealed_length(self, plaintext_length: int) -> int:
+        """Length of what ``seal`` gives for a plaintext not yet padded."""
+        return self.cipher.sealed_length(plaintext_length)
+
+    def seal(self, aad: bytes, plaintext: bytes, iv: bytes) -> bytes:
+        """Protect a padded plaintext: IV, ciphertext and ICV.
+
+        Args:
+            aad: octets from the IKE header up to the IV.
+            plaintext: as ``pad`` gave it.
+            iv: unpredictable for CBC; never used twice with these keys for an AEAD.
+
+        Raises:
+            UsageError: the IV or the plaintext has an impossible length.
+        """
+        if len(iv) != self.cipher.iv_length or len(plaintext) % self.cipher.block_size:
+            raise UsageError(f"IV of {len(iv)} or plaintext of {len(plaintext)} octets")
+        return iv + self._engine.seal(aad, plaintext, iv)
+
+    def open(self, aad: bytes, body: bytes) -> bytes:
+        """Check the ICV, decrypt, and take the padding off.
+
+        Raises:
+            IntegrityError: the octets are not what the peer sealed.
+            Malformed: they are, but the peer's padding is impossible.
+        """
+        if len(body) < self.cipher.sealed_length(0):
+            raise IntegrityError(f"SK body of {len(body)} octets is too short")
+        iv_length = self.cipher.iv_length
+        padded = self._engine.open(aad, body[:iv_length], body[iv_length:])
+        end = len(padded) - 1 - padded[-1]
+        if end < 0:
+            raise Malformed(f"pad length {padded[-1]} in a plaintext of {len(padded)} octets")
+        return padded[:end]
+
+
+class _SaltedAead:
+    """An AEAD whose nonce is the salt and the explicit IV. RFC 5282 §4, RFC 7634 §2."""
+
+    __slots__ = ("_aead", "_salt")
+
+    def __init__(self, aead: _Aead, salt: bytes) -> None:
+        self._aead = aead
+        self._salt = salt
+
+    def seal(self, aad: bytes, padded: bytes, iv: bytes) -> bytes:
+        return self._aead.encrypt(self._salt + iv, padded, aad)
+
+    def open(self, aad: bytes, iv: bytes, sealed: bytes) -> bytes:
+        try:
+            return self._aead.decrypt(self._salt + iv, sealed, aad)
+        except InvalidTag as error:
+            raise IntegrityError("ICV does not verify") from error
+
+
+class _CbcThenHmac:
+    """AES-CBC, then HMAC over AAD, IV and ciphertext. RFC 7296 §3.14."""
+
+    __slots__ = ("_aes", "_integrity", "_mac_key")
+
+    def __init__(self, encryption: bytes, mac_key: bytes, integrity: _Integrity) -> None:
+        self._aes = AES(encryption)
+        self._mac_key = mac_key
+        self._integrity = integrity
+
+    def seal(self, aad: bytes, padded: bytes, iv: bytes) -> bytes:
+        encryptor = BlockCipher(self._aes, CBC(iv)).encryptor()
+        ciphertext = encryptor.update(padded) + encryptor.finalize()
+        return ciphertext + self._icv(aad + iv + ciphertext)
+
+    def open(self, aad: bytes, iv: bytes, sealed: bytes) -> bytes:
+        split = len(sealed) - self._integrity.icv_length
+        ciphertext, icv = sealed[:split], sealed[split:]
+        if not hmac.compare_digest(icv, self._icv(aad + iv + ciphertext)):
+            raise IntegrityError("ICV does not verify")
+        if len(ciphertext) % len(iv):
+            raise Malformed(f"ciphertext of {len(ciphertext)} octets is no multiple of a block")
+        decryptor = BlockCipher(self._aes, CBC(iv)).decryptor()
+        return decryptor.update(ciphertext) + decryptor.finalize()
+
+    def _icv(self, octets: bytes) -> bytes:
+        digest = hmac.digest(self._mac_key, octets, self._integrity.hash_name)
+        return digest[: self._integrity.icv_length]

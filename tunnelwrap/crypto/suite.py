@@ -1,0 +1,179 @@
+"""The negotiated transforms of an SA as one value: lengths, factories, and names for people.
+
+The names are those of strongSwan's proposal strings; ``config.suites`` reads what is printed here.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from tunnelwrap.crypto.cipher import Cipher
+from tunnelwrap.crypto.prf import Prf
+from tunnelwrap.errors import NoProposalChosen
+from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, TransformType, name_of
+from tunnelwrap.iana import Prf as PrfId
+from tunnelwrap.wire.proposal import Proposal, Transform
+
+ENCR_NAMES: Final[dict[tuple[int, int | None], str]] = {
+    (Encr.AES_CBC, 128): "aes128",
+    (Encr.AES_CBC, 192): "aes192",
+    (Encr.AES_CBC, 256): "aes256",
+    (Encr.AES_GCM_16, 128): "aes128gcm16",
+    (Encr.AES_GCM_16, 192): "aes192gcm16",
+    (Encr.AES_GCM_16, 256): "aes256gcm16",
+    (Encr.CHACHA20_POLY1305, None): "chacha20poly1305",
+}
+
+INTEG_NAMES: Final[dict[int, str]] = {
+    Integ.HMAC_SHA2_256_128: "sha256",
+    Integ.HMAC_SHA2_384_192: "sha384",
+    Integ.HMAC_SHA2_512_256: "sha512",
+}
+
+PRF_NAMES: Final[dict[int, str]] = {
+    PrfId.HMAC_SHA2_256: "prfsha256",
+    PrfId.HMAC_SHA2_384: "prfsha384",
+    PrfId.HMAC_SHA2_512: "prfsha512",
+}
+
+KE_NAMES: Final[dict[int, str]] = {
+    KeMethod.MODP_2048: "modp2048",
+    KeMethod.MODP_3072: "modp3072",
+    KeMethod.MODP_4096: "modp4096",
+    KeMethod.ECP_256: "ecp256",
+    KeMethod.ECP_384: "ecp384",
+    KeMethod.ECP_521: "ecp521",
+    KeMethod.CURVE25519: "x25519",
+    KeMethod.CURVE448: "x448",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSuite:
+    """The transforms that protect an IKE SA. RFC 7296 §3.3.2."""
+
+    encr: int
+    key_bits: int | None
+    integ: int | None  # None with an AEAD
+    prf: int
+    ke: int
+
+    @classmethod
+    def from_proposal(cls, proposal: Proposal) -> "IkeSuite":
+        """The suite of a chosen proposal: one transform of each type.
+
+        Raises:
+            NoProposalChosen: a type is missing or there is a choice left.
+        """
+        encr = _need(proposal, TransformType.ENCR)
+        prf = _need(proposal, TransformType.PRF).id
+        ke = _need(proposal, TransformType.KE).id
+        return cls(encr.id, encr.key_bits, _id_or_none(proposal, TransformType.INTEG), prf, ke)
+
+    def cipher(self) -> Cipher:
+        """Encryption and integrity of the SK payload."""
+        return Cipher(self.encr, self.key_bits, self.integ)
+
+    def prf_function(self) -> Prf:
+        """The pseudorandom function."""
+        return Prf(self.prf)
+
+    def __str__(self) -> str:
+        names = [
+            _encr_name(self.encr, self.key_bits),
+            *_integ_name(self.integ),
+            PRF_NAMES.get(self.prf) or f"prf{name_of(PrfId, self.prf)}",
+            KE_NAMES.get(self.ke) or name_of(KeMethod, self.ke),
+        ]
+        return "-".join(names)
+
+
+@dataclass(frozen=True, slots=True)
+class EspSuite:
+    """The transforms that protect a pair of ESP SAs; lengths in octets. RFC 7296 §3.3.2."""
+
+    encr: int
+    key_bits: int | None
+    integ: int | None  # None with an AEAD
+    ke: int | None  # None: keys come from SK_d alone
+    uses_esn: bool
+
+    @classmethod
+    def from_proposal(cls, proposal: Proposal) -> "EspSuite":
+        """The suite of a chosen proposal: at most one transform of each type.
+
+        Raises:
+            NoProposalChosen: ENCR or ESN is missing, or there is a choice left.
+        """
+        encr = _need(proposal, TransformType.ENCR)
+        integ = _id_or_none(proposal, TransformType.INTEG)
+        ke = _id_or_none(proposal, TransformType.KE)
+        uses_esn = _need(proposal, TransformType.ESN).id == Esn.ESN
+        return cls(encr.id, encr.key_bits, integ, ke, uses_esn)
+
+    def cipher(self) -> Cipher:
+        """Encryption and integrity of the packets, for their lengths."""
+        return Cipher(self.encr, self.key_bits, self.integ)
+
+    @property
+    def encryption_key_length(self) -> int:
+        """Length of the encryption key, with the salt of an AEAD."""
+        return self.cipher().encryption_key_length
+
+    @property
+    def integrity_key_length(self) -> int:
+        """Length of the INTEG key; 0 with an AEAD."""
+        return self.cipher().integrity_key_length
+
+    @property
+    def salt_length(self) -> int:
+        """How much of the end of the encryption key is salt of the nonce."""
+        return self.cipher().salt_length
+
+    @property
+    def iv_length(self) -> int:
+        """Length of the explicit IV."""
+        return self.cipher().iv_length
+
+    @property
+    def icv_length(self) -> int:
+        """Length of the integrity check value."""
+        return self.cipher().icv_length
+
+    @property
+    def block_size(self) -> int:
+        """What the encrypted octets are a multiple of, beside ESP's own 4."""
+        return self.cipher().block_size
+
+    @property
+    def is_aead(self) -> bool:
+        """Whether encryption and integrity are one algorithm."""
+        return self.cipher().is_aead
+
+    def __str__(self) -> str:
+        names = [_encr_name(self.encr, self.key_bits), *_integ_name(self.integ)]
+        if self.ke is not None:
+            names.append(KE_NAMES.get(self.ke) or name_of(KeMethod, self.ke))
+        return "-".join([*names, "esn" if self.uses_esn else "noesn"])
+
+
+def _need(proposal: Proposal, kind: TransformType) -> Transform:
+    found = [transform for transform in proposal.transforms if transform.type == kind]
+    if len(found) != 1:
+        raise NoProposalChosen(f"{len(found)} {kind.name} transforms in {proposal}, expected 1")
+    return found[0]
+
+
+def _id_or_none(proposal: Proposal, kind: TransformType) -> int | None:
+    """Transform ID of an optional type; NONE (0) counts as absent. RFC 7296 §3.3.3."""
+    if all(transform.type != kind for transform in proposal.transforms):
+        return None
+    return _need(proposal, kind).id or None
+
+
+def _encr_name(encr: int, key_bits: int | None) -> str:
+    plain = name_of(Encr, encr) if key_bits is None else f"{name_of(Encr, encr)}_{key_bits}"
+    return ENCR_NAMES.get((encr, key_bits), plain)
+
+
+def _integ_name(integ: int | None) -> list[str]:
+    return [] if integ is None else [INTEG_NAMES.get(integ) or name_of(Integ, integ)]
