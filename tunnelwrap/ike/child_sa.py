@@ -1,0 +1,59 @@
+"""ChildSa: everything a data plane needs to know about a pair of SAs, and nothing else."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.path import Path
+from tunnelwrap.wire.payloads import TrafficSelector
+
+
+class Mode(Enum):
+    """IPsec mode of a Child SA. RFC 4301 §3.2."""
+
+    TUNNEL = "tunnel"
+    TRANSPORT = "transport"
+
+
+@dataclass(frozen=True, slots=True)
+class SaKeys:
+    """Keys of one direction: encryption key (with the salt of an AEAD at its end) and INTEG key."""
+
+    encryption: Secret
+    integrity: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SaLimits:
+    """When a Child SA has carried enough; ``None`` is no limit. The soft limits ask for a rekey."""
+
+    soft_octets: int | None
+    hard_octets: int | None
+    soft_packets: int | None
+    hard_packets: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSa:
+    """A negotiated pair of ESP SAs. RFC 7296 §1.2, RFC 4301 §4.4.2.
+
+    ``ts_local`` and ``ts_peer`` are seen from this host: an outbound packet has its source in
+    ``ts_local`` and its destination in ``ts_peer``. ``spi_in`` (ours, what the peer writes into
+    its packets) names the Child SA on this host.
+    """
+
+    name: str
+    peer: str  # the authenticated identity, for logs and status
+    spi_in: int
+    spi_out: int
+    suite: EspSuite
+    keys_in: SaKeys
+    keys_out: SaKeys
+    uses_esn: bool
+    mode: Mode
+    ts_local: tuple[TrafficSelector, ...]
+    ts_peer: tuple[TrafficSelector, ...]
+    path: Path
+    replay_window: int  # packets
+    limits: SaLimits

@@ -1,0 +1,268 @@
+"""Negotiating one Child SA, in IKE_AUTH and in CREATE_CHILD_SA. RFC 7296 §1.2, §1.3, §2.9, §2.17.
+
+``ChildOffer`` is the side that begins the exchange, ``answer_child`` the other one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_network
+
+from tunnelwrap.crypto.ke import LocalKey, initiate, respond
+from tunnelwrap.crypto.keymat import child_keys
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.errors import InvalidKe, InvalidSyntax, Malformed, TsUnacceptable
+from tunnelwrap.iana import KeMethod, NotifyType, PayloadType, ProtocolId, TransformType, name_of
+from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
+from tunnelwrap.ike.negotiate import (
+    choose_proposal,
+    is_choice_of,
+    narrow,
+    numbered,
+    transform_id,
+    without_ke,
+)
+from tunnelwrap.ike.policy import ChildLifetime, ChildPolicy
+from tunnelwrap.ike.sa import IkeSa
+from tunnelwrap.path import IpAddress
+from tunnelwrap.wire.message import Message
+from tunnelwrap.wire.payloads import (
+    KeyExchange,
+    Notify,
+    Payload,
+    TrafficSelector,
+    TrafficSelectors,
+)
+from tunnelwrap.wire.proposal import Proposal, SaPayload
+
+ANY_IPV4 = TrafficSelector.from_network(ip_network("0.0.0.0/0"))
+ANY_IPV6 = TrafficSelector.from_network(ip_network("::/0"))
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What both sides settled; the keys follow from it."""
+
+    policy: ChildPolicy
+    proposal: Proposal
+    spi_in: int
+    spi_out: int
+    ts_local: tuple[TrafficSelector, ...]
+    ts_peer: tuple[TrafficSelector, ...]
+    mode: Mode
+
+
+class ChildOffer:
+    """A Child SA that we ask for."""
+
+    __slots__ = ("_key", "_proposals", "_ts_local", "_ts_peer", "policy", "spi_in")
+
+    def __init__(
+        self, sa: IkeSa, policy: ChildPolicy, *, replaces: ChildSa | None, method: int | None
+    ) -> None:
+        self.policy = policy
+        self.spi_in = sa.context.allocate_spi()
+        proposals = policy.proposals if method else [without_ke(p) for p in policy.proposals]
+        self._proposals = numbered(proposals, self.spi_in.to_bytes(4, "big"))
+        self._key: LocalKey | None = initiate(method, sa.context.random) if method else None
+        if replaces is not None:
+            self._ts_local, self._ts_peer = replaces.ts_local, replaces.ts_peer
+        else:
+            self._ts_local = policy.ts_local or _offered_addresses(sa)
+            self._ts_peer = policy.ts_peer or selectors_of(sa.peer_addresses())
+
+    def security(self) -> list[Payload]:
+        """The SA payload, and the KE payload behind it where keys are exchanged."""
+        payloads: list[Payload] = [SaPayload(self._proposals)]
+        if self._key is not None:
+            payloads.append(KeyExchange(self._key.method, self._key.public))
+        return payloads
+
+    def selectors(self) -> list[Payload]:
+        """TSi and TSr, behind the mode we want."""
+        payloads: list[Payload] = [
+            TrafficSelectors(PayloadType.TS_I, self._ts_local),
+            TrafficSelectors(PayloadType.TS_R, self._ts_peer),
+        ]
+        if self.policy.mode is Mode.TRANSPORT:
+            payloads.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
+        return payloads
+
+    def __str__(self) -> str:
+        proposals, ts_local, ts_peer = (
+            ", ".join(map(str, part)) for part in (self._proposals, self._ts_local, self._ts_peer)
+        )
+        return f"{proposals} for {ts_local} === {ts_peer}"
+
+    def accept(self, sa: IkeSa, message: Message, n_i: bytes, n_r: bytes) -> ChildSa:
+        """The Child SA that the response makes of the offer.
+
+        Raises:
+            InvalidSyntax: the response is not an answer to what was offered.
+        """
+        proposals, ts_i, ts_r = _essentials(message)
+        if len(proposals) != 1 or not is_choice_of(proposals[0], self._proposals):
+            raise InvalidSyntax("the peer's choice for the Child SA was not offered")
+        try:  # what the peer added or joined to what was offered does not count
+            ts_local, ts_peer = narrow(ts_i, self._ts_local), narrow(ts_r, self._ts_peer)
+        except TsUnacceptable as error:
+            raise InvalidSyntax(f"the peer chose other traffic selectors: {error}") from error
+        mode, spi_out = _mode(message, self.policy), _spi(proposals[0])
+        agreement = Agreement(
+            self.policy, proposals[0], self.spi_in, spi_out, ts_local, ts_peer, mode
+        )
+        return make_child(
+            sa, agreement, n_i, n_r, self._shared(message, proposals[0]), is_initiator=True
+        )
+
+    def _shared(self, message: Message, chosen: Proposal) -> Secret | None:
+        method = transform_id(chosen, TransformType.KE)
+        if not method:
+            return None
+        ke = message.find(KeyExchange)
+        if ke is None or self._key is None or ke.method != self._key.method or ke.method != method:
+            raise InvalidSyntax("the KE payload does not fit the chosen proposal")
+        return _shared_secret(self._key, ke)
+
+
+def answer_child(
+    sa: IkeSa,
+    policy: ChildPolicy,
+    message: Message,
+    n_i: bytes,
+    n_r: bytes,
+    *,
+    in_ike_auth: bool,
+) -> tuple[ChildSa, list[Payload], list[Payload]]:
+    """Judge the peer's offer.
+
+    Returns:
+        The Child SA, the payloads up to the nonce's place (SA), and those behind it (KE, TS).
+
+    Raises:
+        Refusal: nothing acceptable was offered.
+    """
+    offers, ts_i, ts_r = _essentials(message)
+    configured = [without_ke(p) for p in policy.proposals] if in_ike_auth else policy.proposals
+    chosen = choose_proposal(offers, configured)
+    ts_peer = narrow(ts_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
+    ts_local = narrow(ts_r, policy.ts_local or selectors_of(sa.local_addresses()))
+    mode = _mode(message, policy)
+    ke_payloads, shared = _answer_ke(sa, message, chosen)
+    spi_in = sa.context.allocate_spi()
+    agreement = Agreement(policy, chosen, spi_in, _spi(chosen), ts_local, ts_peer, mode)
+    child = make_child(sa, agreement, n_i, n_r, shared, is_initiator=False)
+    ours = replace(chosen, spi=spi_in.to_bytes(4, "big"))
+    behind: list[Payload] = [
+        *ke_payloads,
+        TrafficSelectors(PayloadType.TS_I, ts_peer),
+        TrafficSelectors(PayloadType.TS_R, ts_local),
+    ]
+    if mode is Mode.TRANSPORT:
+        behind.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
+    return child, [SaPayload((ours,))], behind
+
+
+def make_child(
+    sa: IkeSa,
+    agreement: Agreement,
+    n_i: bytes,
+    n_r: bytes,
+    shared: Secret | None,
+    *,
+    is_initiator: bool,
+) -> ChildSa:
+    """KEYMAT for an agreement; ``is_initiator`` of the exchange that made it. RFC 7296 §2.17."""
+    ike_suite, keys, _ = sa.agreed
+    suite = EspSuite.from_proposal(agreement.proposal)
+    enc_i, integ_i, enc_r, integ_r = child_keys(
+        suite, ike_suite.prf_function(), keys.sk_d, n_i, n_r, shared
+    )
+    initiator, responder = SaKeys(enc_i, integ_i), SaKeys(enc_r, integ_r)
+    return ChildSa(
+        name=agreement.policy.name,
+        peer=str(sa.peer_identity),
+        spi_in=agreement.spi_in,
+        spi_out=agreement.spi_out,
+        suite=suite,
+        keys_in=responder if is_initiator else initiator,
+        keys_out=initiator if is_initiator else responder,
+        uses_esn=suite.uses_esn,
+        mode=agreement.mode,
+        ts_local=agreement.ts_local,
+        ts_peer=agreement.ts_peer,
+        path=sa.path,
+        replay_window=agreement.policy.replay_window,
+        limits=_limits(agreement.policy.lifetime),
+    )
+
+
+def selectors_of(addresses: Sequence[IpAddress]) -> tuple[TrafficSelector, ...]:
+    """One selector for each address."""
+    return tuple(TrafficSelector.from_network(ip_network(address)) for address in addresses)
+
+
+def _offered_addresses(sa: IkeSa) -> tuple[TrafficSelector, ...]:
+    policy = sa.chosen_policy
+    if sa.lease_local is not None or not (policy.requests_ipv4 or policy.requests_ipv6):
+        return selectors_of(sa.local_addresses())
+    # the address is not known before the response: the responder narrows to it. RFC 7296 §2.19
+    families = ((policy.requests_ipv4, ANY_IPV4), (policy.requests_ipv6, ANY_IPV6))
+    return tuple(selector for is_wanted, selector in families if is_wanted)
+
+
+def _essentials(
+    message: Message,
+) -> tuple[tuple[Proposal, ...], tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
+    security = message.find(SaPayload)
+    selectors = {ts.type: ts.selectors for ts in message.all(TrafficSelectors)}
+    ts_i, ts_r = selectors.get(PayloadType.TS_I), selectors.get(PayloadType.TS_R)
+    if security is None or ts_i is None or ts_r is None:
+        raise InvalidSyntax(f"{message} lacks SA, TSi or TSr")
+    return security.proposals, ts_i, ts_r
+
+
+def _mode(message: Message, policy: ChildPolicy) -> Mode:
+    """Transport mode only where both want it. RFC 7296 §1.3.1."""
+    is_wanted = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
+    return Mode.TRANSPORT if is_wanted and policy.mode is Mode.TRANSPORT else Mode.TUNNEL
+
+
+def _spi(proposal: Proposal) -> int:
+    spi = int.from_bytes(proposal.spi, "big")
+    if proposal.protocol != ProtocolId.ESP or len(proposal.spi) != 4 or spi == 0:
+        raise InvalidSyntax(f"SPI {proposal.spi.hex()} is none for ESP")
+    return spi
+
+
+def _answer_ke(
+    sa: IkeSa, message: Message, chosen: Proposal
+) -> tuple[list[Payload], Secret | None]:
+    method = transform_id(chosen, TransformType.KE)
+    if not method:
+        return [], None
+    ke = message.find(KeyExchange)
+    if ke is None or ke.method != method:
+        sent = "none" if ke is None else name_of(KeMethod, ke.method)
+        raise InvalidKe(f"KE payload is {sent}, chosen {name_of(KeMethod, method)}", method)
+    try:
+        public, shared = respond(method, ke.data, sa.context.random)
+    except Malformed as error:
+        raise InvalidSyntax(str(error)) from error
+    return [KeyExchange(method, public)], shared
+
+
+def _shared_secret(key: LocalKey, ke: KeyExchange) -> Secret:
+    try:
+        return key.shared(ke.data)
+    except Malformed as error:
+        raise InvalidSyntax(str(error)) from error
+
+
+def _limits(lifetime: ChildLifetime) -> SaLimits:
+    return SaLimits(
+        lifetime.rekey_octets,
+        lifetime.hard_octets,
+        lifetime.rekey_packets,
+        lifetime.hard_packets,
+    )

@@ -1,0 +1,248 @@
+"""IKE_AUTH in both roles: AUTH, configuration payload, first Child SA. RFC 7296 §1.2, §2.15, §2.19.
+
+As responder the answer may wait for a lease: ``answer`` gives None, and ``resume`` goes on when
+the shell has answered.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tunnelwrap.auth.identity import Identity
+from tunnelwrap.errors import (
+    AuthenticationFailed,
+    FailedCpRequired,
+    InvalidSyntax,
+    PeerRefused,
+    Refusal,
+)
+from tunnelwrap.iana import (
+    CertEncoding,
+    CfgType,
+    ExchangeType,
+    NotifyType,
+    PayloadType,
+    name_of,
+)
+from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.child_setup import ChildOffer, answer_child
+from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
+from tunnelwrap.ike.negotiate import is_allowed
+from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
+from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.ike.proof import accepts, judge, prove
+from tunnelwrap.ike.rules import check_occurrence
+from tunnelwrap.ike.sa import IkeSa, Next
+from tunnelwrap.ike.window import RequestWindow
+from tunnelwrap.wire.message import Message
+from tunnelwrap.wire.payloads import (
+    Auth,
+    Certificate,
+    CertificateRequest,
+    Configuration,
+    IdPayload,
+    Notify,
+    Payload,
+)
+from tunnelwrap.wire.proposal import SaPayload
+
+
+class IkeAuth:
+    """IKE_AUTH as initiator."""
+
+    TYPE: ClassVar = ExchangeType.IKE_AUTH
+
+    __slots__ = ("_offer",)
+
+    def __init__(self) -> None:
+        self._offer: ChildOffer | None = None
+
+    def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:  # noqa: ARG002 (contract)
+        """IDi, certificates, AUTH, configuration, and the first Child SA."""
+        policy = sa.chosen_policy
+        identity = _id_payload(PayloadType.ID_I, policy.local.identity)
+        certificates, auth = prove(sa, policy.local, identity)
+        self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
+        wanted = policy.peer.identity.exact
+        return [
+            identity,
+            *certificates,
+            *_certificate_request(policy),
+            *([_id_payload(PayloadType.ID_R, wanted)] if wanted else []),
+            auth,
+            *request_of(policy),
+            *self._offer.security(),
+            *self._offer.selectors(),
+        ]
+
+    def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:
+        """Judge the responder; take the configuration and the Child SA.
+
+        Raises:
+            PeerRefused: the responder did not accept us.
+            AuthenticationFailed: we do not accept the responder.
+            InvalidSyntax: its answer is none to what we asked for.
+        """
+        auth, identity = message.find(Auth), _identity_of(message, PayloadType.ID_R)
+        if auth is None or identity is None:
+            raise _refusal(message)
+        check_occurrence(message)
+        policy = sa.chosen_policy
+        sa.claimed = Identity(identity.id_type, identity.data)
+        if not policy.peer.identity.matches(sa.claimed):
+            raise AuthenticationFailed(f"the peer is {sa.claimed}, expected {policy.peer.identity}")
+        judge(sa, policy.peer, identity, auth, message.all(Certificate))
+        sa.peer_identity = sa.claimed
+        configuration = message.find(Configuration)
+        if configuration is not None and configuration.cfg_type == CfgType.REPLY:
+            sa.lease_local = lease_of(configuration)
+        child, refusal = self._child_of(sa, message)
+        sa.establish(now)
+        announce(sa, sa.lease_local)
+        if child is not None:
+            sa.children.install(child, policy.child, now, use_outbound=True, replaces=None)
+        else:
+            sa.context.emit(ChildRefused(sa.id, policy.name, refusal))
+        return Next.DONE
+
+    def _child_of(self, sa: IkeSa, message: Message) -> tuple[ChildSa | None, str]:
+        """The first Child SA, or why there is none."""
+        assert self._offer is not None, "the request comes first"
+        assert sa.handshake is not None, "IKE_SA_INIT comes first"
+        if message.find(SaPayload) is None:
+            sa.context.release_spi(self._offer.spi_in)
+            return None, f"{_refusal(message)}; we asked for {self._offer}"
+        child = self._offer.accept(sa, message, sa.handshake.n_i, sa.handshake.n_r)
+        return child, ""
+
+
+def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
+    """Answer an IKE_AUTH request; None while a lease is being fetched.
+
+    Raises:
+        Refusal: the initiator is not accepted; the IKE SA ends.
+    """
+    check_occurrence(message)
+    identity, auth = _identity_of(message, PayloadType.ID_I), message.find(Auth)
+    if identity is None:
+        raise InvalidSyntax(f"{message} lacks IDi")
+    sa.claimed = Identity(identity.id_type, identity.data)
+    if auth is None:
+        raise AuthenticationFailed("the peer wants EAP, which no connection offers")
+    policy = _choose_connection(sa, message, sa.claimed, auth)
+    judge(sa, policy.peer, identity, auth, message.all(Certificate))
+    sa.policy, sa.peer_identity = policy, sa.claimed
+    sa.requests = RequestWindow(policy.retransmission)
+    wishes = requested(message.find(Configuration))
+    if policy.pool is None or wishes is None:
+        return resume(sa, message, None, now)
+    ask = AskLease(
+        sa.id,
+        sa.context.new_ask(),
+        policy.pool,
+        str(sa.peer_identity),
+        wishes.wants_ipv4,
+        wishes.wants_ipv6,
+        wishes.addresses,
+    )
+    sa.ask = ask.ask
+    sa.context.emit(ask)
+    return None
+
+
+def resume(sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: float) -> list[Payload]:
+    """The response, once the lease is known."""
+    sa.lease_peer = lease if isinstance(lease, Lease) else None
+    policy = sa.chosen_policy
+    identity = _id_payload(PayloadType.ID_R, policy.local.identity)
+    certificates, auth = prove(sa, policy.local, identity)
+    sa.establish(now)
+    announce(sa, sa.lease_peer)
+    return [identity, *certificates, auth, *_answer_child(sa, message, lease, now)]
+
+
+def announce(sa: IkeSa, lease: Lease | None) -> None:
+    """Say that both peers are authenticated."""
+    policy, (suite, _, _) = sa.chosen_policy, sa.agreed
+    sa.context.emit(
+        Established(
+            sa=sa.id,
+            connection=policy.name,
+            peer_identity=str(sa.peer_identity),
+            local_identity=str(policy.local.identity),
+            path=sa.path,
+            ike_suite=str(suite),
+            lease=lease,
+            behind_nat=sa.nat.local,
+            peer_behind_nat=sa.nat.peer,
+            is_initiator=sa.is_initiator,
+        )
+    )
+
+
+def _answer_child(
+    sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: float
+) -> list[Payload]:
+    """CP, SA and selectors; or the one Notify that says why there is no Child SA."""
+    policy, handshake = sa.chosen_policy, sa.handshake
+    assert handshake is not None, "IKE_SA_INIT comes first"
+    try:
+        if isinstance(lease, Refusal):
+            raise lease
+        if policy.pool is not None and lease is None:
+            raise FailedCpRequired(f"{policy.name} assigns addresses, the peer asked for none")
+        child, security, behind = answer_child(
+            sa, policy.child, message, handshake.n_i, handshake.n_r, in_ike_auth=True
+        )
+    except Refusal as refusal:
+        name = name_of(NotifyType, refusal.notify)
+        sa.context.emit(ChildRefused(sa.id, policy.name, f"{name} for {sa.peer}: {refusal}"))
+        return [Notify.of(refusal.notify, refusal.data)]
+    sa.children.install(child, policy.child, now, use_outbound=True, replaces=None)
+    return [*reply_of(lease), *security, *behind]
+
+
+def _choose_connection(
+    sa: IkeSa, message: Message, claimed: Identity, auth: Auth
+) -> ConnectionPolicy:
+    wanted = _identity_of(message, PayloadType.ID_R)
+    asked = Identity(wanted.id_type, wanted.data).canonical() if wanted else None
+    fitting = [c for c in sa.connections if c.peer.identity.matches(claimed)]
+    if not fitting:
+        raise AuthenticationFailed(f"no connection is for a peer called {claimed}")
+    named = [c for c in fitting if asked is None or c.local.identity.canonical() == asked]
+    if not named:
+        ours = ", ".join(str(c.local.identity) for c in fitting)
+        raise AuthenticationFailed(f"{claimed} asks for {asked}, we are {ours}")
+    # IKE_SA_INIT chose among the proposals of all connections: it must be one of this one's
+    assert sa.handshake is not None, "IKE_SA_INIT comes first"
+    chosen = sa.handshake.chosen
+    allowed = [c for c in named if is_allowed(chosen, c.proposals)]
+    if not allowed:
+        names = ", ".join(c.name for c in named)
+        raise AuthenticationFailed(f"{chosen} is not a proposal of {names}")
+    for connection in allowed:
+        if accepts(connection.peer, auth.method):
+            return connection
+    return allowed[0]  # judging will say what is wrong
+
+
+def _certificate_request(policy: ConnectionPolicy) -> list[Payload]:
+    if policy.peer.trust is None:
+        return []
+    return [CertificateRequest(CertEncoding.X509_SIGNATURE, policy.peer.trust.key_hashes())]
+
+
+def _id_payload(payload_type: int, identity: Identity) -> IdPayload:
+    return IdPayload(payload_type, identity.type, identity.data)
+
+
+def _identity_of(message: Message, payload_type: int) -> IdPayload | None:
+    return next((p for p in message.all(IdPayload) if p.type == payload_type), None)
+
+
+def _refusal(message: Message) -> PeerRefused | InvalidSyntax:
+    for notify in message.all(Notify):
+        if notify.is_error:
+            name = name_of(NotifyType, notify.notify)
+            return PeerRefused(notify.notify, f"peer answered {name}", notify.data)
+    return InvalidSyntax(f"{message} has neither what was asked for nor an error")

@@ -1,0 +1,105 @@
+"""What the core is told to do: credentials, proposals, selectors, lifetimes, limits.
+
+Plain values, composed by ``config``; times are seconds, sizes octets unless named otherwise.
+"""
+
+from dataclasses import dataclass, field
+
+from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.signature import PrivateKey
+from tunnelwrap.crypto.x509 import TrustStore
+from tunnelwrap.ike.child_sa import Mode
+from tunnelwrap.wire.payloads import TrafficSelector
+from tunnelwrap.wire.proposal import Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCredential:
+    """Our certificate chain (DER, end entity first) and its private key."""
+
+    chain: tuple[bytes, ...]
+    key: PrivateKey = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAuthentication:
+    """Who we are, and how we prove it: a pre-shared key or a certificate."""
+
+    identity: Identity
+    credential: Secret | CertificateCredential
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAuthentication:
+    """Whom we expect, and what proves it; either or both of PSK and certificate."""
+
+    identity: IdentityPattern
+    psk: Secret | None
+    trust: TrustStore | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLifetime:
+    """When a Child SA is rekeyed (soft) and when it ends at the latest (hard); None: never."""
+
+    rekey_s: float | None = 3600.0
+    hard_s: float | None = 4320.0
+    rekey_octets: int | None = None
+    hard_octets: int | None = None
+    rekey_packets: int | None = None
+    hard_packets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChildPolicy:
+    """A Child SA we want or allow.
+
+    An empty ``ts_local`` or ``ts_peer`` is dynamic: the address assigned by the configuration
+    payload on that side, else the address of the path.
+    """
+
+    name: str
+    proposals: tuple[Proposal, ...]
+    ts_local: tuple[TrafficSelector, ...]
+    ts_peer: tuple[TrafficSelector, ...]
+    mode: Mode = Mode.TUNNEL
+    lifetime: ChildLifetime = ChildLifetime()
+    replay_window: int = 1024  # packets
+
+
+@dataclass(frozen=True, slots=True)
+class Retransmission:
+    """Back-off of requests on datagram carriers: timeout_s * factor**n, ``tries`` repeats."""
+
+    timeout_s: float = 0.5
+    factor: float = 1.8
+    tries: int = 8
+    reliable_timeout_s: float = 60.0  # a request unanswered on a stream ends the IKE SA
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionPolicy:
+    """One peer, or one kind of peer."""
+
+    name: str
+    proposals: tuple[Proposal, ...]
+    local: LocalAuthentication
+    peer: PeerAuthentication
+    child: ChildPolicy
+    requests_ipv4: bool = False  # ask for an address by the configuration payload
+    requests_ipv6: bool = False
+    pool: str | None = None  # assign addresses from this pool
+    rekey_s: float | None = 14400.0
+    hard_s: float | None = 17280.0
+    liveness_s: float | None = 30.0  # idle time before a liveness check
+    retransmission: Retransmission = Retransmission()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What strangers may cost a responder, and what a peer may."""
+
+    half_open: int = 1000  # IKE SAs that are not yet authenticated
+    half_open_s: float = 30.0  # time that one may stay so
+    child_sas: int = 32  # of one IKE SA, those about to go included

@@ -1,0 +1,98 @@
+"""Making and judging AUTH payloads: PSK and certificates. RFC 7296 §2.15, RFC 7427.
+
+A further way to prove an identity (EAP) takes its place beside ``prove`` and ``judge``.
+"""
+
+from collections.abc import Sequence
+
+from tunnelwrap.auth.certificate import identity_is_bound
+from tunnelwrap.auth.identity import Identity
+from tunnelwrap.auth.octets import signed_octets
+from tunnelwrap.auth.psk import psk_auth
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.signature import PublicKey, sign, verify
+from tunnelwrap.crypto.x509 import public_key_of
+from tunnelwrap.errors import AuthenticationFailed, IntegrityError
+from tunnelwrap.iana import AuthMethod, CertEncoding
+from tunnelwrap.ike.policy import CertificateCredential, LocalAuthentication, PeerAuthentication
+from tunnelwrap.ike.sa import Handshake, IkeSa
+from tunnelwrap.wire.payloads import Auth, Certificate, IdPayload, Payload
+
+
+def prove(sa: IkeSa, local: LocalAuthentication, identity: IdPayload) -> tuple[list[Payload], Auth]:
+    """Our CERT payloads and our AUTH payload."""
+    octets = _octets(sa, identity, by_initiator=sa.is_initiator)
+    if isinstance(local.credential, CertificateCredential):
+        method, data = sign(local.credential.key, octets, _handshake(sa).peer_hashes)
+        chain: list[Payload] = [
+            Certificate(CertEncoding.X509_SIGNATURE, der) for der in local.credential.chain
+        ]
+        return chain, Auth(method, data)
+    suite, _, _ = sa.agreed
+    return [], Auth(AuthMethod.SHARED_KEY, psk_auth(suite.prf_function(), local.credential, octets))
+
+
+def judge(
+    sa: IkeSa,
+    peer: PeerAuthentication,
+    identity: IdPayload,
+    auth: Auth,
+    certificates: Sequence[Certificate],
+) -> str:
+    """Check the peer's AUTH payload; gives what proved it, for the log.
+
+    Raises:
+        AuthenticationFailed: it proves nothing; the text names the cause.
+    """
+    octets = _octets(sa, identity, by_initiator=not sa.is_initiator)
+    if auth.method == AuthMethod.SHARED_KEY:
+        return _judge_psk(sa, peer, auth, octets)
+    if peer.trust is None:
+        raise AuthenticationFailed("the peer used a certificate, a pre-shared key is expected")
+    chain = [c.data for c in certificates if c.encoding == CertEncoding.X509_SIGNATURE]
+    if not chain:
+        raise AuthenticationFailed("the peer signed but sent no certificate")
+    certificate = peer.trust.validate(chain, sa.context.wall_clock())
+    claimed = Identity(identity.id_type, identity.data)
+    if not identity_is_bound(certificate, claimed):
+        raise AuthenticationFailed(
+            f"the certificate of {certificate.subject.rfc4514_string()} is not for {claimed}"
+        )
+    return _verified(public_key_of(certificate), auth, octets)
+
+
+def accepts(peer: PeerAuthentication, method: int) -> bool:
+    """True where this policy has what is needed to judge an authentication method."""
+    return peer.psk is not None if method == AuthMethod.SHARED_KEY else peer.trust is not None
+
+
+def _judge_psk(sa: IkeSa, peer: PeerAuthentication, auth: Auth, octets: bytes) -> str:
+    if peer.psk is None:
+        raise AuthenticationFailed("the peer used a pre-shared key, a certificate is expected")
+    suite, _, _ = sa.agreed
+    if Secret(auth.data) != Secret(psk_auth(suite.prf_function(), peer.psk, octets)):
+        raise AuthenticationFailed("the pre-shared keys differ")
+    return "pre-shared key"
+
+
+def _verified(key: PublicKey, auth: Auth, octets: bytes) -> str:
+    try:
+        return verify(key, auth.method, auth.data, octets)
+    except IntegrityError as error:
+        raise AuthenticationFailed(f"the signature does not verify: {error}") from error
+
+
+def _octets(sa: IkeSa, identity: IdPayload, *, by_initiator: bool) -> bytes:
+    suite, keys, _ = sa.agreed
+    handshake = _handshake(sa)
+    message, nonce, sk_p = (
+        (handshake.request, handshake.n_r, keys.sk_pi)
+        if by_initiator
+        else (handshake.response, handshake.n_i, keys.sk_pr)
+    )
+    return signed_octets(message, nonce, suite.prf_function(), sk_p, identity.encode())
+
+
+def _handshake(sa: IkeSa) -> Handshake:
+    assert sa.handshake is not None, "IKE_SA_INIT comes first"
+    return sa.handshake

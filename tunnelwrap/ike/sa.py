@@ -1,0 +1,316 @@
+"""IkeSa: one IKE SA, its invariants and the small operations that exchanges are made of.
+
+Owns: SPIs, keys, windows, the queue of our exchanges, the timers; and the table of Child SAs as
+long as it is the primary IKE SA of its peer. ``ike.machine`` moves it. RFC 7296 §2.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Protocol
+
+from tunnelwrap.auth.identity import Identity
+from tunnelwrap.crypto.keymat import IkeKeys
+from tunnelwrap.crypto.suite import IkeSuite
+from tunnelwrap.errors import UsageError
+from tunnelwrap.iana import ExchangeType
+from tunnelwrap.ike.children import Children
+from tunnelwrap.ike.context import Context
+from tunnelwrap.ike.outputs import Closed, Lease, Transmit
+from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
+from tunnelwrap.ike.protect import Protection
+from tunnelwrap.ike.rules import TRANSITIONS, IkeState
+from tunnelwrap.ike.timers import Timer, Timers
+from tunnelwrap.ike.window import RequestWindow, ResponseWindow
+from tunnelwrap.path import Datagram, IpAddress, Path
+from tunnelwrap.wire.message import Message
+from tunnelwrap.wire.payloads import Payload
+from tunnelwrap.wire.proposal import Proposal
+
+
+class Next(Enum):
+    """What follows a response."""
+
+    AGAIN = "again"  # the exchange has another request (INVALID_KE_PAYLOAD, EAP)
+    DONE = "done"
+
+
+class Exchange(Protocol):
+    """One exchange that we start; it lives from its place in the queue to its response.
+
+    It is asked for its request only when the window is free, and is given the IKE SA each time:
+    a queue moves on to the IKE SA that rekeys this one.
+    """
+
+    TYPE: ClassVar[ExchangeType]
+
+    def request(self, sa: "IkeSa", now: float) -> Sequence[Payload] | None:
+        """The payloads of the next request; None when there is no longer a need for it."""
+
+    def on_response(self, sa: "IkeSa", message: Message, now: float) -> Next:
+        """Take the response.
+
+        Raises:
+            TunnelwrapError: what the response says makes the IKE SA useless.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Handshake:
+    """What IKE_SA_INIT leaves for IKE_AUTH. RFC 7296 §2.15."""
+
+    n_i: bytes
+    n_r: bytes
+    request: bytes  # both messages octet for octet: they are signed
+    response: bytes
+    peer_hashes: frozenset[int]  # RFC 7427; empty: the peer does not know it
+    chosen: Proposal
+
+
+@dataclass(slots=True)
+class Nat:
+    """Who sits behind a NAT, as IKE_SA_INIT found out. RFC 7296 §2.23."""
+
+    local: bool = False
+    peer: bool = False
+
+
+class IkeSa:
+    """One IKE SA."""
+
+    __slots__ = (
+        "_register",
+        "activity_ask",
+        "ask",
+        "children",
+        "claimed",
+        "connections",
+        "context",
+        "exchange",
+        "floats_to",
+        "handshake",
+        "id",
+        "is_initiator",
+        "is_originator",
+        "is_primary",
+        "keys",
+        "last_heard",
+        "lease_local",
+        "lease_peer",
+        "nat",
+        "path",
+        "peer_identity",
+        "pending",
+        "policy",
+        "protection",
+        "queue",
+        "replaces",
+        "requests",
+        "responses",
+        "spi_i",
+        "spi_r",
+        "state",
+        "suite",
+        "timers",
+    )
+
+    def __init__(
+        self,
+        context: Context,
+        connections: Sequence[ConnectionPolicy],
+        path: Path,
+        register: "Callable[[IkeSa], None]",
+        *,
+        is_initiator: bool,
+        sa_id: int | None = None,
+    ) -> None:
+        self.context = context
+        self.id = context.new_sa_id() if sa_id is None else sa_id
+        self.connections = tuple(connections)
+        self.policy: ConnectionPolicy | None = connections[0] if is_initiator else None
+        self.path = path
+        self.floats_to: Path | None = None
+        self.is_initiator = is_initiator
+        self.is_originator = is_initiator  # of the first IKE SA, for life. RFC 9329 §1.2
+        self.is_primary = True
+        self.replaces: IkeSa | None = None  # the IKE SA that this one rekeys, until it takes over
+        self.spi_i = context.new_ike_spi() if is_initiator else bytes(8)
+        self.spi_r = bytes(8)
+        self.state = IkeState.CONNECTING
+        self.suite: IkeSuite | None = None
+        self.keys: IkeKeys | None = None
+        self.protection: Protection | None = None
+        self.handshake: Handshake | None = None
+        self.nat = Nat()
+        self.claimed: Identity | None = None  # who the peer says it is
+        self.peer_identity: Identity | None = None  # who it has proved to be
+        self.lease_local: Lease | None = None
+        self.lease_peer: Lease | None = None
+        self.children = Children(context, self.id)
+        self.timers = Timers()
+        retransmission = self.policy.retransmission if self.policy else Retransmission()
+        self.requests = RequestWindow(retransmission)
+        self.responses = ResponseWindow()
+        self.exchange: Exchange | None = None
+        self.queue: deque[Exchange] = deque()
+        self.ask: int | None = None  # the question for a lease that ``pending`` waits for
+        self.pending: Message | None = None  # a request whose answer waits for the shell
+        self.activity_ask: int | None = None  # the question whether ESP came in
+        self.last_heard = 0.0
+        self._register = register
+
+    def __str__(self) -> str:
+        return f"{self.spi_i.hex()}_i {self.spi_r.hex()}_r"
+
+    @property
+    def peer(self) -> str:
+        """Who the peer says it is, and where, for the log."""
+        return f"{self.claimed or 'a peer'} at {self.path}"
+
+    @property
+    def local_spi(self) -> bytes:
+        """The SPI by which messages find this IKE SA here."""
+        return self.spi_i if self.is_initiator else self.spi_r
+
+    @property
+    def agreed(self) -> tuple[IkeSuite, IkeKeys, Protection]:
+        """Suite, keys and protection; an IKE SA in AUTHENTICATING or later has them."""
+        if self.suite is None or self.keys is None or self.protection is None:
+            raise UsageError(f"IKE SA {self} has no keys in state {self.state}")
+        return self.suite, self.keys, self.protection
+
+    @property
+    def chosen_policy(self) -> ConnectionPolicy:
+        """The connection; an IKE SA that is authenticated has one."""
+        if self.policy is None:
+            raise UsageError(f"IKE SA {self} has no connection in state {self.state}")
+        return self.policy
+
+    def become(self, state: IkeState) -> None:
+        """The only writer of ``state``."""
+        if state not in TRANSITIONS[self.state]:
+            raise UsageError(f"IKE SA {self}: {self.state} to {state}")
+        self.state = state
+
+    def enqueue(self, exchange: Exchange) -> None:
+        """Start an exchange when the window is free."""
+        self.queue.append(exchange)
+
+    def message(self, exchange: int, message_id: int, payloads: Sequence[Payload]) -> Message:
+        """A request of ours."""
+        return Message(
+            self.spi_i,
+            self.spi_r,
+            exchange,
+            is_response=False,
+            is_initiator=self.is_initiator,
+            message_id=message_id,
+            payloads=tuple(payloads),
+        )
+
+    def reply(self, exchange: int, message_id: int, payloads: Sequence[Payload]) -> Message:
+        """A response of ours."""
+        return Message(
+            self.spi_i,
+            self.spi_r,
+            exchange,
+            is_response=True,
+            is_initiator=self.is_initiator,
+            message_id=message_id,
+            payloads=tuple(payloads),
+        )
+
+    def transmit(self, octets: bytes, path: Path | None = None) -> None:
+        """Send octets on a path, by default the one of this IKE SA."""
+        if self.state is not IkeState.CLOSED:
+            self.context.emit(Transmit(Datagram(path or self.path, octets)))
+
+    def move_to(self, path: Path) -> None:
+        """The peer is reached by another path from now on."""
+        if path == self.path:
+            return
+        self.path = path
+        if self.is_primary:
+            self.children.move(path)
+
+    def local_addresses(self) -> tuple[IpAddress, ...]:
+        """What a dynamic local selector means: the lease, else the address of the path."""
+        return self.lease_local.addresses if self.lease_local else (self.path.local.ip,)
+
+    def peer_addresses(self) -> tuple[IpAddress, ...]:
+        """What a dynamic selector of the peer means: its lease, else the address of the path."""
+        return self.lease_peer.addresses if self.lease_peer else (self.path.peer.ip,)
+
+    def establish(self, now: float) -> None:
+        """Both peers are authenticated: lifetimes begin."""
+        self.become(IkeState.ESTABLISHED)
+        self.start_lifetime(now)
+
+    def start_lifetime(self, now: float) -> None:
+        """Arm the timers of an established IKE SA."""
+        policy = self.chosen_policy
+        self.last_heard = now
+        self.timers.arm(Timer.HALF_OPEN, None)
+        if policy.rekey_s is not None:
+            self.timers.arm(Timer.REKEY_IKE, now + self.context.jitter(policy.rekey_s))
+        if policy.hard_s is not None:
+            self.timers.arm(Timer.EXPIRE_IKE, now + policy.hard_s)
+        if policy.liveness_s is not None:
+            self.timers.arm(Timer.LIVENESS, now + policy.liveness_s)
+
+    def successor(self, spi_i: bytes, spi_r: bytes, *, is_initiator: bool) -> "IkeSa":
+        """The IKE SA that rekeys this one: known, but not yet primary. RFC 7296 §2.18.
+
+        Its peer is known, so it is established at once; ``create_child.adopt`` lets it take over.
+        """
+        new = IkeSa(
+            self.context,
+            self.connections,
+            self.path,
+            self._register,
+            is_initiator=is_initiator,
+            sa_id=self.id,
+        )
+        new.policy, new.is_originator, new.is_primary = self.policy, self.is_originator, False
+        new.requests = RequestWindow(self.chosen_policy.retransmission)
+        new.spi_i, new.spi_r = spi_i, spi_r
+        new.replaces = self
+        new.nat, new.claimed, new.peer_identity = self.nat, self.claimed, self.peer_identity
+        new.lease_local, new.lease_peer = self.lease_local, self.lease_peer
+        new.become(IkeState.AUTHENTICATING)
+        new.become(IkeState.ESTABLISHED)
+        self._register(new)
+        return new
+
+    def hand_over(self, new: "IkeSa") -> None:
+        """Child SAs and waiting exchanges go on in the new IKE SA."""
+        new.children, self.children = self.children, Children(self.context, self.id)
+        new.queue.extend(self.queue)
+        self.queue.clear()
+        new.is_primary, self.is_primary = True, False
+        self.timers.stop_all()
+        self.become(IkeState.REKEYED)
+
+    def close(
+        self,
+        reason: str,
+        *,
+        notify: int | None = None,
+        hint: str = "",
+        is_failure: bool = True,
+    ) -> None:
+        """The IKE SA ends here and now; nothing is sent any more."""
+        if self.state is IkeState.CLOSED:
+            return
+        was_established = self.state not in {IkeState.CONNECTING, IkeState.AUTHENTICATING}
+        self.become(IkeState.CLOSED)
+        self.timers.stop_all()
+        self.queue.clear()
+        self.exchange = None
+        self.children.remove_all()
+        self.requests.withdraw()
+        if self.is_primary:
+            self.context.emit(
+                Closed(self.id, reason, notify, hint, is_failure, self.lease_peer, was_established)
+            )

@@ -1,0 +1,116 @@
+"""Message IDs, retransmission and cached responses; window size 1. RFC 7296 §2.1-2.3.
+
+On a reliable path a request is sent once for each connection (RFC 9329 §6.2); only its overall
+time-out is left.
+"""
+
+from enum import Enum
+
+from tunnelwrap.ike.policy import Retransmission
+
+
+class Verdict(Enum):
+    """What an arriving request is to us."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"  # answered already: the same response goes out again
+    PENDING = "pending"  # its answer is being prepared: absorbed
+    OUTSIDE = "outside"  # not in the window: dropped
+
+
+class ResponseWindow:
+    """The peer's requests. Owns: the next message ID and the last response."""
+
+    __slots__ = ("_expected", "_is_pending", "_response")
+
+    def __init__(self) -> None:
+        self._expected = 0
+        self._response: bytes | None = None
+        self._is_pending = False
+
+    def judge(self, message_id: int) -> Verdict:
+        """What a request with this message ID is; changes nothing."""
+        if message_id == self._expected:
+            return Verdict.PENDING if self._is_pending else Verdict.NEW
+        if message_id == self._expected - 1 and self._response is not None:
+            return Verdict.DUPLICATE
+        return Verdict.OUTSIDE
+
+    def begin(self) -> None:
+        """A NEW request is being answered; its repetitions are absorbed meanwhile."""
+        self._is_pending = True
+
+    def answered(self, response: bytes) -> None:
+        """Keep the response; the next request is expected from now on."""
+        self._response = response
+        self._expected += 1
+        self._is_pending = False
+
+    @property
+    def response(self) -> bytes | None:
+        """The last response, octet for octet."""
+        return self._response
+
+
+class RequestWindow:
+    """Our own requests. Owns: the next message ID and the one outstanding request."""
+
+    __slots__ = ("_due", "_next_id", "_policy", "_request", "_sends", "_started")
+
+    def __init__(self, policy: Retransmission) -> None:
+        self._policy = policy
+        self._next_id = 0
+        self._request: bytes | None = None
+        self._sends = 0
+        self._due = 0.0
+        self._started = 0.0
+
+    @property
+    def next_id(self) -> int:
+        """Message ID of the outstanding request, or of the next one."""
+        return self._next_id
+
+    @property
+    def request(self) -> bytes | None:
+        """The outstanding request, or None."""
+        return self._request
+
+    def sent(self, request: bytes, now: float, *, is_reliable: bool) -> None:
+        """A new request goes out now."""
+        self._request = request
+        self._sends = 1
+        self._started = now
+        self._due = now + (
+            self._policy.reliable_timeout_s if is_reliable else self._policy.timeout_s
+        )
+
+    def resent(self, now: float, *, is_reliable: bool) -> bytes:
+        """The outstanding request, which goes out again on another path. RFC 9329 §6.2."""
+        assert self._request is not None, "something is outstanding"
+        self.sent(self._request, now, is_reliable=is_reliable)
+        return self._request
+
+    def due(self) -> float | None:
+        """When ``expire`` wants to be called, or None."""
+        return None if self._request is None else self._due
+
+    def expire(self, now: float, *, is_reliable: bool) -> bytes | None:
+        """The request to repeat now; None when the peer has had all its chances."""
+        if is_reliable or self._sends > self._policy.tries:
+            return None
+        self._due = now + self._policy.timeout_s * self._policy.factor**self._sends
+        self._sends += 1
+        return self._request
+
+    def waited(self, now: float) -> float:
+        """Seconds since the outstanding request was first sent."""
+        return now - self._started
+
+    def completed(self) -> None:
+        """The response came: the next request takes the next message ID."""
+        self._request = None
+        self._next_id += 1
+
+    def withdraw(self) -> None:
+        """Forget the outstanding request without a response (IKE_SA_INIT is begun anew)."""
+        self._request = None
