@@ -1,0 +1,59 @@
+"""The data plane carries IP packets through Child SAs; it knows no IKE.
+
+Contract: ``daemon.driver`` installs, switches, moves and removes Child SAs; packets never pass
+through the driver. All calls come from one thread; ``now`` is monotonic seconds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.transport import Transport
+
+
+@dataclass(slots=True)
+class SaCounters:
+    """What one Child SA carried, in inner octets and packets."""
+
+    octets_in: int = 0
+    packets_in: int = 0
+    octets_out: int = 0
+    packets_out: int = 0
+    last_in: float | None = None  # monotonic seconds of the newest authentic packet
+
+
+ExpireCallback = Callable[[int, bool], None]
+"""Called with (spi_in, is_hard) once when a limit of SaLimits is reached."""
+
+
+class DataPlane(Protocol):
+    """What carries the packets of Child SAs."""
+
+    def install(self, child: ChildSa, transport: Transport, *, use_outbound: bool) -> None:
+        """Take a Child SA into use; outbound only if asked, inbound at once.
+
+        Raises:
+            DataPlaneError: the suite is unknown here or ``spi_in`` is taken.
+        """
+
+    def use_outbound(self, spi_in: int) -> None:
+        """Send through this Child SA from now on, in place of an older one with its selectors."""
+
+    def move(self, spi_in: int, transport: Transport) -> None:
+        """Send the packets of a Child SA by another transport; sequence numbers go on."""
+
+    def remove(self, spi_in: int) -> None:
+        """Forget a Child SA and its keys; unknown is no error."""
+
+    def counters(self, spi_in: int) -> SaCounters:
+        """The counters of an installed Child SA (all zero if unknown)."""
+
+    def feed(self, transport: Transport, batch: Sequence[memoryview]) -> list[memoryview]:
+        """Take the ESP packets of a batch; give back what is not ours (IKE, keepalive, unknown).
+
+        The views are valid only during the call.
+        """
+
+    def close(self) -> None:
+        """Remove everything and close the device."""
