@@ -1,0 +1,167 @@
+"""NAT and forwarding for a gateway's clients, in tables of nftables that are ours alone.
+
+Each change is one table named after the instance, made in one transaction; undoing it deletes that
+table and nothing else. A table of others that drops forwarded packets still drops them: in
+nftables every table has its say.
+"""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tunnelwrap.errors import HostNetError, UsageError
+from tunnelwrap.hostnet.netlink import IpNetwork, collapsed
+from tunnelwrap.hostnet.values import to_json
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,64}")
+_TIMEOUT_S: Final = 30.0
+_FAMILIES: Final = ((4, "ip"), (6, "ip6"))
+
+
+@dataclass(frozen=True, slots=True)
+class NatChange:
+    """What clients send out by another device than the tunnel's leaves under our address.
+
+    Args:
+        name: of the instance: letters, digits and _.
+        tun: the TUN device's name.
+        networks: the pools' networks.
+    """
+
+    name: str
+    tun: str
+    networks: tuple[IpNetwork, ...]
+
+    def apply(self) -> None:
+        """Make the table."""
+        _make_table(
+            self._table,
+            "chain postrouting {\n  type nat hook postrouting priority srcnat; policy accept;\n"
+            + _each_family(f'oifname != "{self.tun}" {{family}} saddr {{set}} masquerade', self)
+            + "}",
+        )
+
+    def undo(self) -> None:
+        """Delete the table."""
+        _drop_table(self._table)
+
+    def to_json(self) -> dict[str, object]:
+        """The change as plain JSON."""
+        return to_json(self)
+
+    def __str__(self) -> str:
+        return f"NAT for {_words(self.networks)} (table inet {self._table})"
+
+    @property
+    def _table(self) -> str:
+        return _table_name(self.name, "nat")
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardChange:
+    """Clients' packets pass between the tunnel's device and all others, and by no other way.
+
+    What bears a pool's address and neither comes from the tunnel nor goes into it is forged, or
+    about to leave in clear.
+
+    Args:
+        name: of the instance: letters, digits and _.
+        tun: the TUN device's name.
+        networks: the pools' networks.
+    """
+
+    name: str
+    tun: str
+    networks: tuple[IpNetwork, ...]
+
+    def apply(self) -> None:
+        """Make the table."""
+        rules = (
+            f'iifname "{self.tun}" {{family}} saddr {{set}} counter accept',
+            f'oifname "{self.tun}" {{family}} daddr {{set}} counter accept',
+            "{family} saddr {set} counter drop",
+            "{family} daddr {set} counter drop",
+        )
+        _make_table(
+            self._table,
+            "chain forward {\n  type filter hook forward priority filter; policy accept;\n"
+            + "".join(_each_family(rule, self) for rule in rules)
+            + "}",
+        )
+
+    def undo(self) -> None:
+        """Delete the table."""
+        _drop_table(self._table)
+
+    def to_json(self) -> dict[str, object]:
+        """The change as plain JSON."""
+        return to_json(self)
+
+    def __str__(self) -> str:
+        return f"forwarding for {_words(self.networks)} (table inet {self._table})"
+
+    @property
+    def _table(self) -> str:
+        return _table_name(self.name, "forward")
+
+
+def _each_family(rule: str, change: NatChange | ForwardChange) -> str:
+    """A rule for each IP version that there are networks of."""
+    lines = ""
+    for version, family in _FAMILIES:
+        members = ", ".join(str(network) for network in collapsed(change.networks, version))
+        if members:
+            lines += f"  {rule.format(family=family, set=f'{{ {members} }}')}\n"
+    return lines
+
+
+def _words(networks: Sequence[IpNetwork]) -> str:
+    return ", ".join(str(network) for network in networks)
+
+
+def _table_name(name: str, purpose: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"name of an instance {name!r}, expected letters, digits and _")
+    return f"tunnelwrap_{name}_{purpose}"
+
+
+def _make_table(table: str, body: str) -> None:
+    """One transaction: adding before deleting makes the deletion succeed in any case."""
+    _nft(f"add table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{body}\n}}\n")
+
+
+def _drop_table(table: str) -> None:
+    _nft(f"add table inet {table}\ndelete table inet {table}\n")
+
+
+def _nft(script: str) -> None:
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"],  # noqa: S607 - where nft is depends on the distribution
+            input=script,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+        )
+    except FileNotFoundError as error:
+        raise HostNetError("nft is missing: install the package nftables") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostNetError(f"nft: {error}") from error
+    if done.returncode != 0:
+        raise HostNetError(_cause(done.stderr))
+
+
+_CURES: Final = (
+    ("not permitted", "the right CAP_NET_ADMIN is needed"),
+    ("not supported", "the kernel lacks nftables: load nf_tables, nft_chain_nat and nft_masq"),
+    ("No such file", "the kernel lacks nftables: load nf_tables, nft_chain_nat and nft_masq"),
+)
+
+
+def _cause(text: str) -> str:
+    lines = text.strip().splitlines() or ["failed without a word"]
+    cure = next((f" ({cure})" for symptom, cure in _CURES if symptom in text), "")
+    return f"nft: {lines[0]}{cure}"

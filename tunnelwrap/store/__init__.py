@@ -1,0 +1,1 @@
+"""What outlives a process on a gateway: which peer had which address."""
