@@ -1,0 +1,172 @@
+"""A checked configuration into the settings that the core obeys."""
+
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.unit.config.writing import (
+    CERTIFIED_CLIENT,
+    CLIENT,
+    GATEWAY,
+    SECRET,
+    WHEN,
+    changed,
+    write_credentials,
+    written,
+)
+from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.config.compose import connection_policies, limits
+from tunnelwrap.config.load import load, load_gateway
+from tunnelwrap.config.selectors import parse_selector
+from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_esp, parse_ike
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.ike.child_sa import Mode
+from tunnelwrap.ike.policy import (
+    CertificateCredential,
+    ChildLifetime,
+    ConnectionPolicy,
+    Limits,
+    Retransmission,
+)
+
+EVERYTHING = (parse_selector("0.0.0.0/0"), parse_selector("::/0"))
+
+
+def policies_of(directory: Path, text: str) -> tuple[ConnectionPolicy, ...]:
+    return connection_policies(load(written(directory, text), WHEN))
+
+
+def test_a_client_by_default(tmp_path: Path) -> None:
+    (policy,) = policies_of(tmp_path, CLIENT)
+
+    assert policy.name == policy.child.name == "vpn.example.org"
+    assert policy.proposals == tuple(parse_ike(text) for text in DEFAULT_IKE)
+    assert (policy.requests_ipv4, policy.requests_ipv6, policy.pool) == (True, True, None)
+    assert policy.local.identity == Identity.parse("alice@example.org")
+    assert policy.local.credential == Secret(SECRET.encode())
+    assert policy.peer.identity == IdentityPattern.parse("vpn.example.org")
+    assert (policy.peer.psk, policy.peer.trust) == (Secret(SECRET.encode()), None)
+    child = policy.child
+    assert child.proposals == tuple(parse_esp(text) for text in DEFAULT_ESP)
+    assert (child.ts_local, child.ts_peer) == ((), EVERYTHING)
+    assert child.mode is Mode.TUNNEL
+
+
+def test_defaults_are_those_of_the_core(tmp_path: Path) -> None:
+    (policy,) = policies_of(tmp_path, CLIENT)
+    bare = ConnectionPolicy(policy.name, policy.proposals, policy.local, policy.peer, policy.child)
+
+    assert policy.child.lifetime == ChildLifetime()
+    assert policy.retransmission == Retransmission()
+    assert (policy.rekey_s, policy.hard_s) == (bare.rekey_s, bare.hard_s)
+    assert policy.liveness_s == bare.liveness_s
+    assert policy.child.replay_window == 1024
+    assert limits(load_gateway(written(tmp_path, GATEWAY)).gateway) == Limits()
+
+
+def test_a_gateway_has_a_policy_for_each_connection_in_order(tmp_path: Path) -> None:
+    pools = "[pools.guests]\nnetworks = ['10.1.0.0/16']\n"
+    first = GATEWAY.partition("[connections")[2]
+    second = f"[connections{first}".replace("office", "guests")
+    second = changed(second, "[connections.guests]\n", "[connections.guests]\npool = 'guests'\n")
+
+    office, guests = policies_of(tmp_path, pools + GATEWAY + second)
+
+    assert (office.name, office.pool) == ("office", None)
+    assert (guests.name, guests.pool) == ("guests", "guests")
+    assert not office.requests_ipv4
+    assert (office.child.ts_local, office.child.ts_peer) == (EVERYTHING, ())
+    assert office.peer.identity == IdentityPattern.parse("%any")
+
+
+def test_certificates(tmp_path: Path) -> None:
+    write_credentials(tmp_path)
+
+    (policy,) = policies_of(tmp_path, CERTIFIED_CLIENT)
+
+    credential = policy.local.credential
+    assert isinstance(credential, CertificateCredential)
+    assert policy.peer.psk is None
+    assert policy.peer.trust is not None
+    end_entity = policy.peer.trust.validate(credential.chain, WHEN)
+    assert end_entity.public_bytes(Encoding.DER) == credential.chain[0]
+    assert end_entity.public_key() == credential.key.public_key()
+
+
+def test_a_certificate_beside_a_psk_proves_us_and_either_proves_the_peer(tmp_path: Path) -> None:
+    write_credentials(tmp_path)
+    text = changed(
+        CERTIFIED_CLIENT,
+        "[connection.local]",
+        f'[connection]\npsk = "{SECRET}"\n[connection.local]',
+    )
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert isinstance(policy.local.credential, CertificateCredential)
+    assert policy.peer.psk == Secret(SECRET.encode())
+    assert policy.peer.trust is not None
+
+
+def test_what_is_written_is_obeyed(tmp_path: Path) -> None:
+    text = changed(
+        CLIENT,
+        "[connection]\n",
+        """[connection]
+ike = ["aes256-sha256-modp2048"]
+rekey_s = 100
+hard_s = 200
+liveness_s = 5.5
+requests_ipv6 = false
+""",
+    )
+    text += """
+[connection.retransmission]
+timeout_s = 0.25
+factor = 2
+tries = 3
+reliable_timeout_s = 10
+
+[connection.child]
+esp = ["aes128gcm16"]
+mode = "transport"
+local_ts = ["10.1.0.0/16"]
+peer_ts = ["10.2.0.0/16", "10.3.0.1[tcp/443]"]
+rekey_s = 10
+hard_s = 20
+rekey_octets = 1000
+hard_octets = 2000
+rekey_packets = 30
+hard_packets = 40
+replay_window_packets = 64
+"""
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert policy.proposals == (parse_ike("aes256-sha256-modp2048"),)
+    assert (policy.rekey_s, policy.hard_s, policy.liveness_s) == (100, 200, 5.5)
+    assert (policy.requests_ipv4, policy.requests_ipv6) == (True, False)
+    assert policy.retransmission == Retransmission(0.25, 2, 3, 10)
+    child = policy.child
+    assert child.proposals == (parse_esp("aes128gcm16"),)
+    assert child.mode is Mode.TRANSPORT
+    assert child.ts_local == (parse_selector("10.1.0.0/16"),)
+    assert child.ts_peer == (parse_selector("10.2.0.0/16"), parse_selector("10.3.0.1[tcp/443]"))
+    assert child.lifetime == ChildLifetime(10, 20, 1000, 2000, 30, 40)
+    assert child.replay_window == 64
+
+
+def test_zero_is_never(tmp_path: Path) -> None:
+    text = changed(CLIENT, "[connection]\n", "[connection]\nrekey_s = 0\nliveness_s = 0\n")
+    text += "[connection.child]\nrekey_s = 0\n"
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert (policy.rekey_s, policy.hard_s, policy.liveness_s) == (None, None, None)
+    assert policy.child.lifetime == ChildLifetime(None, None)
+
+
+def test_limits(tmp_path: Path) -> None:
+    text = changed(GATEWAY, "tls_ports = []", "tls_ports = []\nhalf_open = 7\nhalf_open_s = 2.5")
+
+    assert limits(load_gateway(written(tmp_path, text)).gateway) == Limits(7, 2.5)

@@ -1,0 +1,1 @@
+"""TOML into the settings of the layers below; nothing below imports it."""

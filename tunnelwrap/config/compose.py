@@ -1,0 +1,107 @@
+"""A checked configuration into the settings that the core obeys."""
+
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.config.load import File
+from tunnelwrap.config.model import (
+    ClientChild,
+    ClientFile,
+    Connection,
+    Gateway,
+    GatewayChild,
+    Local,
+    Peer,
+)
+from tunnelwrap.config.selectors import parse_selector
+from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.x509 import TrustStore
+from tunnelwrap.ike.child_sa import Mode
+from tunnelwrap.ike.policy import (
+    CertificateCredential,
+    ChildLifetime,
+    ChildPolicy,
+    ConnectionPolicy,
+    Limits,
+    LocalAuthentication,
+    PeerAuthentication,
+    Retransmission,
+)
+
+
+def connection_policies(file: File) -> tuple[ConnectionPolicy, ...]:
+    """The connections of a configuration; a client has one, named for its gateway."""
+    if isinstance(file, ClientFile):
+        connection = file.connection
+        policy = _policy(file.client.gateway, connection, connection.child)
+        wishes = connection.requests_ipv4, connection.requests_ipv6
+        return (replace(policy, requests_ipv4=wishes[0], requests_ipv6=wishes[1]),)
+    return tuple(
+        replace(_policy(name, connection, connection.child), pool=connection.pool)
+        for name, connection in file.connections.items()
+    )
+
+
+def limits(gateway: Gateway) -> Limits:
+    """What strangers may cost a gateway."""
+    return Limits(gateway.half_open, gateway.half_open_s)
+
+
+def _policy(
+    name: str, connection: Connection, child: GatewayChild | ClientChild
+) -> ConnectionPolicy:
+    """What both roles have in common."""
+    shared = connection.preshared_key
+    psk = shared.secret if shared else None
+    times = connection.retransmission
+    return ConnectionPolicy(
+        name=name,
+        proposals=tuple(parse_ike(text) for text in connection.ike),
+        local=_local(connection.local, psk),
+        peer=_peer(connection.peer, psk),
+        child=_child(name, child),
+        rekey_s=connection.rekey_s or None,
+        hard_s=connection.hard_s or None,
+        liveness_s=connection.liveness_s or None,
+        retransmission=Retransmission(
+            times.timeout_s, times.factor, times.tries, times.reliable_timeout_s
+        ),
+    )
+
+
+def _local(local: Local, psk: Secret | None) -> LocalAuthentication:
+    """A certificate if there is one, else the pre-shared key."""
+    identity = Identity.parse(local.id)
+    if local.certificate is not None and local.key is not None:
+        chain = tuple(each.public_bytes(Encoding.DER) for each in local.certificate.certificates)
+        return LocalAuthentication(identity, CertificateCredential(chain, local.key.key))
+    assert psk is not None  # Connection checked that there is a proof
+    return LocalAuthentication(identity, psk)
+
+
+def _peer(peer: Peer, psk: Secret | None) -> PeerAuthentication:
+    authorities = [certificate for ca in peer.ca for certificate in ca.certificates]
+    trust = TrustStore(authorities) if authorities else None
+    return PeerAuthentication(IdentityPattern.parse(peer.id), psk, trust)
+
+
+def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:
+    return ChildPolicy(
+        name=name,
+        proposals=tuple(parse_esp(text) for text in child.esp),
+        ts_local=tuple(parse_selector(text) for text in child.local_ts),
+        ts_peer=tuple(parse_selector(text) for text in child.peer_ts),
+        mode=Mode(child.mode),
+        lifetime=ChildLifetime(
+            rekey_s=child.rekey_s or None,
+            hard_s=child.hard_s or None,
+            rekey_octets=child.rekey_octets or None,
+            hard_octets=child.hard_octets or None,
+            rekey_packets=child.rekey_packets or None,
+            hard_packets=child.hard_packets or None,
+        ),
+        replay_window=child.replay_window_packets,
+    )

@@ -1,0 +1,208 @@
+"""Types of single values: what a human may write, checked at once, with what is expected in words.
+
+A value that is wrong raises ``wrong``; ``config.load`` prints it beside file, key and what was
+found. File names are relative to the configuration file, whose directory is in the Context.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.config.selectors import parse_selector
+from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.errors import ConfigError
+from tunnelwrap.path import Carrier
+
+WRONG: Final = "wrong"
+"""Type of the errors made here; their context is ``expected``, and ``why`` where that helps."""
+
+PEM: Final = "-----BEGIN"
+"""A text with this is a certificate or a key itself, not the name of a file."""
+
+DYNAMIC: Final = "dynamic"
+"""As traffic selector: the address of that side, whichever it is."""
+
+_CARRIERS: Final = {carrier.value: carrier for carrier in (Carrier.UDP, Carrier.TCP, Carrier.TLS)}
+_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What values are judged by: where the file is, the time, pools, environment."""
+
+    directory: Path
+    wall_now: datetime
+    pools: frozenset[str] = frozenset()
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+Info = ValidationInfo[Context]
+
+
+def context_of(info: Info) -> Context:
+    """The context of a validation; ``config.load`` always gives one."""
+    assert info.context is not None
+    return info.context
+
+
+def wrong(expected: str, why: str = "") -> PydanticCustomError:
+    """The error to raise for a value: what is expected in its place, and why it will not do."""
+    return PydanticCustomError(WRONG, "expected {expected}", {"expected": expected, "why": why})
+
+
+def text_of(value: object, expected: str) -> str:
+    """A value that must be a text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise wrong(expected)
+    return value.strip()
+
+
+def file_of(value: object, info: Info, expected: str) -> Path:
+    """A value that must name a file, relative to the directory of the configuration."""
+    text = text_of(value, expected)
+    if not text.isprintable():  # no use in a name, and perhaps the key itself
+        raise wrong(expected, "there are control characters in it")
+    return context_of(info).directory / text
+
+
+# --- names, addresses, networks --------------------------------------------------------------
+
+
+def _host(value: object) -> str:
+    expected = "a host name or an IP address"
+    text = text_of(value, expected)
+    labels = text.removesuffix(".").split(".")
+    looks_like_address = labels[-1].isdecimal()  # RFC 1123 §2.1: no such top-level domain
+    is_name = all(_LABEL.fullmatch(label) for label in labels) and not looks_like_address
+    if not is_name and not _is_address(text):
+        raise wrong(expected)
+    return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _address(value: object) -> IPv4Address | IPv6Address:
+    expected = "an IP address such as 192.0.2.1 or 2001:db8::1"
+    try:
+        return ip_address(text_of(value, expected))
+    except ValueError:
+        raise wrong(expected) from None
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    expected = "a network such as 10.20.0.0/24 or fd00:20::/64"
+    text = text_of(value, expected)
+    try:
+        network = ip_network(text, strict=False)
+        first = ip_address(text.partition("/")[0])
+    except ValueError:
+        raise wrong(expected) from None
+    if network.network_address != first:
+        raise wrong(expected, f"did you mean {network}?")
+    return network
+
+
+def _carrier(value: object) -> Carrier:
+    carrier = _CARRIERS.get(value) if isinstance(value, str) else None
+    if carrier is None:
+        raise wrong(f"one of {', '.join(_CARRIERS)}")
+    return carrier
+
+
+def _pool(value: object, info: Info) -> str:
+    pools = context_of(info).pools
+    name = text_of(value, "the name of a pool")
+    if name not in pools:
+        listed = ", ".join(sorted(pools)) or "there is none"
+        raise wrong("the name of a pool, as in [pools.NAME]", f"pools: {listed}")
+    return name
+
+
+def _path(value: object, info: Info) -> Path:
+    return file_of(value, info, "a file name")
+
+
+Host = Annotated[str, PlainValidator(_host)]
+Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
+CarrierName = Annotated[Carrier, PlainValidator(_carrier)]
+PoolName = Annotated[str, PlainValidator(_pool)]
+FileName = Annotated[Path, PlainValidator(_path)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+# --- texts that other modules parse ----------------------------------------------------------
+
+
+def _parsed_by(parse: Callable[[str], object], expected: str) -> Callable[[object], str]:
+    """A check that a text can be parsed; the text itself stays the value."""
+
+    def check(value: object) -> str:
+        text = text_of(value, expected)
+        try:
+            parse(text)
+        except ConfigError as error:
+            raise wrong(expected, "; ".join(error.problems)) from None
+        return text
+
+    return check
+
+
+_check_identity = _parsed_by(Identity.parse, "a name, mail address, IP address or DN")
+_check_pattern = _parsed_by(IdentityPattern.parse, "%any, *.domain, *@domain or an identity")
+_check_ike = _parsed_by(parse_ike, "an IKE suite such as aes256gcm16-prfsha384-ecp384")
+_check_esp = _parsed_by(parse_esp, "an ESP suite such as aes256gcm16-x25519")
+_check_selector = _parsed_by(parse_selector, "a network such as 10.20.0.0/24")
+
+IdentityText = Annotated[str, PlainValidator(_check_identity)]
+PatternText = Annotated[str, PlainValidator(_check_pattern)]
+IkeSuiteText = Annotated[str, PlainValidator(_check_ike)]
+EspSuiteText = Annotated[str, PlainValidator(_check_esp)]
+SelectorText = Annotated[str, PlainValidator(_check_selector)]
+
+# --- lists -----------------------------------------------------------------------------------
+
+
+def _at_least_one(values: tuple[object, ...]) -> tuple[object, ...]:
+    if not values:
+        raise wrong("at least one entry")
+    if len(set(values)) != len(values):
+        raise wrong("each entry once")
+    return values
+
+
+Many = Annotated[tuple[ItemT, ...], Strict(strict=False)]
+"""Any number of values; a TOML array is a Python list, which strict mode would refuse."""
+
+Some = Annotated[tuple[ItemT, ...], Strict(strict=False), AfterValidator(_at_least_one)]
+"""One value at least, none twice."""
+
+
+def _dynamic(value: object) -> object:
+    return [] if value in (DYNAMIC, [DYNAMIC]) else value
+
+
+Selectors = Annotated[tuple[SelectorText, ...], Strict(strict=False), BeforeValidator(_dynamic)]
+"""Traffic selectors; none of them is "dynamic"."""

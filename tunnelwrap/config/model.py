@@ -1,0 +1,307 @@
+"""What a configuration file may say: one class for each table, in the order people meet them.
+
+Keys carry their unit (``_s`` seconds, ``_octets``, ``_packets``); 0 as a lifetime means never. The
+descriptions are printed where a key is missing. Unknown keys are errors.
+"""
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import combinations
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tunnelwrap.config.credentials import (
+    AuthorityCertificates,
+    OwnCertificates,
+    OwnKey,
+    PresharedKey,
+    Psk,
+    PskFile,
+    PskVariable,
+    check_identity,
+    check_key,
+)
+from tunnelwrap.config.fields import (
+    Address,
+    CarrierName,
+    EspSuiteText,
+    FileName,
+    Host,
+    IdentityText,
+    IkeSuiteText,
+    Many,
+    Network,
+    PatternText,
+    PoolName,
+    Port,
+    Selectors,
+    Some,
+    wrong,
+)
+from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
+from tunnelwrap.ike.policy import ChildLifetime, Limits, Retransmission
+from tunnelwrap.path import Carrier
+
+ALL_ADDRESSES: Final = ("0.0.0.0/0", "::/0")
+"""Traffic selectors for everything."""
+
+ANY_ADDRESS: Final = (IPv4Address(0), IPv6Address(0))
+"""Where a gateway listens by default: on all its addresses."""
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Lifetime = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[int, Field(ge=0)]
+
+GRACE: Final = 1.2
+"""When an SA ends where nothing is said of it, in times of its rekey; at least a minute later."""
+
+MIN_GRACE_S: Final = 60.0
+
+# What the core does by default, said there.
+_CHILD_LIFETIME: Final = ChildLifetime()
+_RETRANSMISSION: Final = Retransmission()
+_LIMITS: Final = Limits()
+
+
+def hard_after(values: Mapping[str, object]) -> float:
+    """When an SA ends that says nothing of it: some time after its rekey was due."""
+    rekey_s = values["rekey_s"]
+    assert isinstance(rekey_s, float | int)
+    return max(rekey_s * GRACE, rekey_s + MIN_GRACE_S) if rekey_s else 0
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
+    )
+
+
+# --- both roles ------------------------------------------------------------------------------
+
+
+class Local(Section):
+    """Who we are, and our certificate if we prove it by one."""
+
+    id: IdentityText = Field(description="our identity, such as vpn.example.org")
+    certificate: OwnCertificates | None = None
+    key: OwnKey | None = None
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        check_key(self.certificate, self.key)
+        if self.certificate is not None:
+            check_identity(self.certificate, self.id)
+        return self
+
+
+class Peer(Section):
+    """Whom we expect, and the authorities that may certify it."""
+
+    id: PatternText = Field(description="the peer's identity: exact, *.domain, *@domain or %any")
+    ca: Many[AuthorityCertificates] = ()
+
+
+class Child(Section):
+    """The Child SA: what the tunnel carries, and how long its keys last."""
+
+    esp: Some[EspSuiteText] = DEFAULT_ESP
+    mode: Literal["tunnel", "transport"] = "tunnel"
+    rekey_s: Lifetime = _CHILD_LIFETIME.rekey_s or 0.0
+    hard_s: Lifetime = Field(default_factory=hard_after)
+    rekey_octets: Amount = _CHILD_LIFETIME.rekey_octets or 0
+    hard_octets: Amount = _CHILD_LIFETIME.hard_octets or 0
+    rekey_packets: Amount = _CHILD_LIFETIME.rekey_packets or 0
+    hard_packets: Amount = _CHILD_LIFETIME.hard_packets or 0
+    replay_window_packets: Annotated[int, Field(ge=32, le=65536)] = 1024
+
+    @model_validator(mode="after")
+    def _ends_after_rekey(self) -> Self:
+        for unit in ("s", "octets", "packets"):
+            rekey, hard = getattr(self, f"rekey_{unit}"), getattr(self, f"hard_{unit}")
+            check_lifetime(unit, rekey, hard)
+        return self
+
+
+class GatewayChild(Child):
+    """A gateway opens everything, to the address that the peer is given."""
+
+    local_ts: Selectors = ALL_ADDRESSES
+    peer_ts: Selectors = ()
+
+
+class ClientChild(Child):
+    """A client asks for everything, from the address that it is given."""
+
+    local_ts: Selectors = ()
+    peer_ts: Selectors = ALL_ADDRESSES
+
+
+class RetransmissionTimes(Section):
+    """Back-off of unanswered requests."""
+
+    timeout_s: Positive = _RETRANSMISSION.timeout_s
+    factor: Annotated[float, Field(ge=1, le=10)] = _RETRANSMISSION.factor
+    tries: Annotated[int, Field(ge=0, le=50)] = _RETRANSMISSION.tries
+    reliable_timeout_s: Positive = _RETRANSMISSION.reliable_timeout_s
+
+
+class Connection(Section):
+    """One peer, or one kind of peer."""
+
+    ike: Some[IkeSuiteText] = DEFAULT_IKE
+    psk: Psk | None = None
+    psk_file: PskFile | None = None
+    psk_env: PskVariable | None = None
+    rekey_s: Lifetime = 14400.0
+    hard_s: Lifetime = Field(default_factory=hard_after)
+    liveness_s: Lifetime = 30.0
+    local: Local = Field(description="a table with our id")
+    peer: Peer = Field(description="a table with the peer's id")
+    retransmission: RetransmissionTimes = RetransmissionTimes()
+
+    @property
+    def preshared_key(self) -> PresharedKey | None:
+        """The pre-shared key, wherever it is kept."""
+        return self.psk or self.psk_file or self.psk_env
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        check_lifetime("s", self.rekey_s, self.hard_s)
+        kept = [key for key in (self.psk, self.psk_file, self.psk_env) if key is not None]
+        if len(kept) > 1:
+            raise wrong("one of psk, psk_file, psk_env", "there are several")
+        if self.local.certificate is None and not kept:
+            raise wrong("local.certificate with local.key, or psk, psk_file or psk_env")
+        if not self.peer.ca and not kept:
+            raise wrong("peer.ca, or psk, psk_file or psk_env")
+        return self
+
+
+def check_lifetime(unit: str, rekey: float, hard: float) -> None:
+    """Check that an SA is rekeyed before it ends."""
+    if hard and rekey >= hard:
+        why = f"rekey_{unit} is {rekey:g}, hard_{unit} is {hard:g}"
+        raise wrong(f"hard_{unit} above rekey_{unit}", why)
+
+
+# --- gateway ---------------------------------------------------------------------------------
+
+
+class Tls(Section):
+    """The certificate that is shown on the TLS ports."""
+
+    certificate: OwnCertificates = Field(description="the file name of a certificate")
+    key: OwnKey = Field(description="the file name of its private key")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        check_key(self.certificate, self.key)
+        if self.certificate.file is None or self.key.file is None:
+            raise wrong("file names for certificate and key of TLS", "they stand in this file")
+        return self
+
+
+class Gateway(Section):
+    """Where a gateway listens, and what it needs besides."""
+
+    name: Host = Field(description="the name that clients connect to, such as vpn.example.org")
+    listen: Some[Address] = ANY_ADDRESS
+    udp_ike_port: Port = 500
+    udp_nat_port: Port = 4500
+    tcp_ports: Many[Port] = (4500,)
+    tls_ports: Many[Port] = (443,)
+    tls: Tls | None = None
+    half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
+    half_open_s: Positive = _LIMITS.half_open_s
+    control_socket: FileName
+    state_directory: FileName
+
+    @model_validator(mode="after")
+    def _has_certificate(self) -> Self:
+        if self.tls_ports and self.tls is None:
+            raise wrong("a table [gateway.tls] with certificate and key, or tls_ports = []")
+        return self
+
+    @model_validator(mode="after")
+    def _listens_once_on_a_port(self) -> Self:
+        both = set(self.tcp_ports) & set(self.tls_ports)
+        if both:
+            raise wrong("other ports in tcp_ports than in tls_ports", f"{min(both)} is in both")
+        if self.udp_ike_port == self.udp_nat_port:
+            raise wrong("another udp_nat_port than udp_ike_port", f"both are {self.udp_nat_port}")
+        return self
+
+
+class Pool(Section):
+    """Addresses for clients, and what else they are told."""
+
+    networks: Some[Network] = Field(description='a list of networks, such as ["10.20.0.0/24"]')
+    dns: Many[Address] = ()
+    domains: Many[Host] = ()
+    masquerade: bool = True
+
+
+class GatewayConnection(Connection):
+    """Clients that may connect."""
+
+    pool: PoolName | None = None
+    child: GatewayChild = GatewayChild()
+
+
+class GatewayFile(Section):
+    """The configuration of ``tunnelwrap serve``."""
+
+    gateway: Gateway = Field(description="a table with the gateway's name")
+    pools: dict[str, Pool] = {}
+    connections: Annotated[dict[str, GatewayConnection], Field(min_length=1)] = Field(
+        description="a table [connections.NAME] for each kind of client"
+    )
+
+    @model_validator(mode="after")
+    def _gives_an_address_once(self) -> Self:
+        check_networks(network for pool in self.pools.values() for network in pool.networks)
+        return self
+
+
+def check_networks(networks: Iterable[IPv4Network | IPv6Network]) -> None:
+    """Check that no address is in two networks of pools; two clients could have it then."""
+    for one, other in combinations(networks, 2):
+        if one.version == other.version and one.overlaps(other):
+            raise wrong("networks without a common address", f"{one} and {other} overlap")
+
+
+# --- client ----------------------------------------------------------------------------------
+
+
+class Client(Section):
+    """Which gateway, and the ways to reach it."""
+
+    gateway: Host = Field(description="host name or address of the gateway")
+    server_name: Host | None = None
+    carriers: Some[CarrierName] = (Carrier.UDP, Carrier.TCP, Carrier.TLS)
+    udp_ike_port: Port = 500
+    udp_nat_port: Port = 4500
+    tcp_port: Port = 4500
+    tls_port: Port = 443
+    tls_ca: AuthorityCertificates | None = None
+    dns: bool = True
+    control_socket: FileName
+    state_directory: FileName
+
+
+class ClientConnection(Connection):
+    """The gateway as a peer."""
+
+    requests_ipv4: bool = True
+    requests_ipv6: bool = True
+    child: ClientChild = ClientChild()
+
+
+class ClientFile(Section):
+    """The configuration of ``tunnelwrap connect``."""
+
+    client: Client = Field(description="a table with the gateway to connect to")
+    connection: ClientConnection = Field(description="a table with local, peer and their proofs")
