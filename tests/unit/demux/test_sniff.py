@@ -1,0 +1,58 @@
+"""What a stream begins with, judged at the first octet that tells."""
+
+import pytest
+
+from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
+
+METHODS = b"GET HEAD POST PUT DELETE OPTIONS CONNECT TRACE PATCH PRI".split()
+
+
+@pytest.mark.rfc("9329", "4")
+def test_ike_stream() -> None:
+    assert sniff(b"IKETCP") is Verdict.IKE_STREAM
+    assert sniff(b"IKETCP\0\x20\0\0") is Verdict.IKE_STREAM
+    assert {sniff(b"IKETCP"[:size]) for size in range(6)} == {Verdict.NEED_MORE}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_http_is_known_by_its_method_and_the_space(method: bytes) -> None:
+    assert sniff(method + b" ") is Verdict.HTTP
+    assert sniff(method + b" / HTTP/1.1\r\n") is Verdict.HTTP
+    assert sniff(method) is Verdict.NEED_MORE
+    assert sniff(method + b"/") is Verdict.OTHER
+    assert sniff(method.lower() + b" ") is Verdict.OTHER
+
+
+def test_tls_is_known_by_a_handshake_record_of_version_3() -> None:
+    assert sniff(b"\x16") is Verdict.NEED_MORE
+    assert sniff(b"\x16\x03") is Verdict.TLS
+    assert sniff(b"\x16\x03\x01\x02") is Verdict.TLS
+    assert sniff(b"\x16\x02") is Verdict.OTHER
+    assert sniff(b"\x15\x03") is Verdict.OTHER
+
+
+@pytest.mark.rfc("9329", "10")
+@pytest.mark.parametrize(
+    ("octets", "enough"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", 1),
+        (bytes.fromhex("000e38"), 1),  # OpenVPN over TCP: length, P_CONTROL_HARD_RESET_CLIENT_V2
+        (b"\x05\x01\x00", 1),  # SOCKS5
+        (b"\x04\x01\x00\x50", 1),  # SOCKS4
+        (bytes.fromhex("0300002c27e00000000000"), 1),  # RDP: TPKT
+        (b"IKEUDP", 4),
+        (b"IKETCq", 6),
+        (b"ike", 1),
+        (b"PROXY TCP4 192.0.2.1", 3),
+        (b"GETT / HTTP/1.1", 4),
+        (b"\r\n", 1),
+    ],
+)
+def test_the_first_octet_that_differs_decides(octets: bytes, enough: int) -> None:
+    assert sniff(octets) is Verdict.OTHER
+    assert sniff(octets[:enough]) is Verdict.OTHER
+    assert sniff(octets[: enough - 1]) is Verdict.NEED_MORE
+
+
+def test_no_more_octets_are_needed_than_the_longest_method_has() -> None:
+    assert len(b"OPTIONS ") == MAX_SNIFF

@@ -1,0 +1,457 @@
+"""The gateway's stream port: it accepts, finds out what comes, and hands IKE streams over.
+
+In order, for each connection:
+1. ``_accept``   take what waits, in batches; without descriptors shed it and pause
+2. ``_admit``    limits, in all and for each origin
+3. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
+4. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
+5. ``_leave``    whatever happened: close what was not handed over, give back the place
+
+Owns: the listening sockets, and every connection until it is handed over.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tunnelwrap.demux.decoy import BAD_REQUEST, refuse_plain_http, serve
+from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
+from tunnelwrap.errors import ConfigError, TransportError
+from tunnelwrap.path import Carrier, IpAddress, SocketAddress
+
+logger = logging.getLogger(__name__)
+
+OnStream = Callable[[socket.socket, Carrier, bytes], None]
+"""Takes over the socket of an IKE stream, non-blocking, an ``ssl.SSLSocket`` on Carrier.TLS.
+
+The octets are those already read; the stream begins with them, and its prefix is never stripped.
+If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile.
+"""
+
+# RFC 9325 §4.2; TLS 1.3 has none but good ones.
+_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+_BACKLOG: Final = 1024
+_BATCH: Final = 64
+_RECORD: Final = 1 << 14  # the most that one TLS record brings, RFC 8446 §5.1
+_MIN_PAUSE_S: Final = 0.1
+_MAX_PAUSE_S: Final = 1.0
+_LINGER_S: Final = 2.0
+_LINGER_OCTETS: Final = 1 << 18
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What connections may cost us before they are known to be IKE streams."""
+
+    strangers: int = 1000
+    strangers_per_origin: int = 64  # an IPv4 address, or an IPv6 network of 64 bits
+    deadline_s: float = 10.0  # from accept to verdict; of the decoy, for each request
+
+
+_DEFAULT_LIMITS: Final = Limits()
+
+
+def server_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
+    """How the gateway speaks TLS: like a web server, by RFC 9325, and without client certificates.
+
+    RFC 9329 appendix B.1 advises against the latter.
+
+    Raises:
+        ConfigError: a file cannot be read, or both together do not serve.
+    """
+    problems = [text for file in (certificate_file, key_file) if (text := _unreadable(file))]
+    if problems:
+        raise ConfigError(problems)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # A password, lest OpenSSL ask the terminal for that of an encrypted key.
+        context.load_cert_chain(certificate_file, key_file, password="")
+    except ssl.SSLError as error:
+        # OpenSSL names the reason where both can be read; else it says only "PEM lib".
+        reason = (error.reason or "").replace("_", " ").lower()
+        reason = reason or "no certificate and unencrypted private key in PEM"
+        raise ConfigError([f"{certificate_file} with {key_file}: {reason}"]) from error
+    return context
+
+
+def _unreadable(file: Path) -> str | None:
+    try:
+        file.read_bytes()
+    except OSError as error:
+        return f"{file}: {error.strerror}"
+    return None
+
+
+class Stranger:
+    """A connection of which nothing is known yet.
+
+    Owns: its socket, until it is handed over.
+    """
+
+    __slots__ = ("_address", "carrier", "is_handed_over", "sock")
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.carrier = Carrier.TCP
+        self.is_handed_over = False
+        self._address = address
+
+    def __str__(self) -> str:
+        return f"{self.carrier.value} {self._address}"
+
+    async def peek(self) -> Verdict:
+        """Judge the first octets and leave them where they are.
+
+        Raises:
+            EOFError: the peer ended it before a verdict.
+            OSError: the connection broke.
+        """
+        seen, verdict = 0, Verdict.NEED_MORE
+        while verdict is Verdict.NEED_MORE:
+            # What was only peeked at would keep the socket readable, and the loop spinning.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+            await readable(self.sock)
+            prefix = self.sock.recv(MAX_SNIFF, socket.MSG_PEEK)
+            if len(prefix) == seen:  # readable, but nothing new: the end
+                raise EOFError
+            seen, verdict = len(prefix), sniff(prefix)
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+        return verdict
+
+    async def begin_tls(self, context: ssl.SSLContext) -> None:
+        """Do the handshake.
+
+        Raises:
+            OSError: it failed.
+        """
+        tls = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        self.sock, self.carrier = tls, Carrier.TLS
+        await _complete(tls, tls.do_handshake, readable)
+
+    async def read(self) -> tuple[Verdict, bytes]:
+        """Judge the first octets inside TLS; gives them back too, whole records of them.
+
+        Raises:
+            EOFError: the peer ended it before a verdict.
+            OSError: the connection broke.
+        """
+        received = b""
+        while (verdict := sniff(received)) is Verdict.NEED_MORE:
+            octets = await self.receive()
+            if not octets:
+                raise EOFError
+            received += octets
+        return verdict, received
+
+    async def receive(self) -> bytes:
+        """Some octets, or none at the end; in TLS a whole record, so that none stays behind."""
+        return await _complete(self.sock, partial(self.sock.recv, _RECORD), readable)
+
+    async def send(self, octets: bytes) -> None:
+        """Write all of it."""
+        left = memoryview(octets)
+        while left:
+            sent = await _complete(self.sock, partial(self.sock.send, left), writable)
+            left = left[sent:]
+
+    async def finish(self) -> None:
+        """End our side (close_notify, FIN), then wait a little for the peer's end.
+
+        Closing with octets unread would send a RST, which can overtake what we answered.
+        """
+        with suppress(OSError):
+            if isinstance(self.sock, ssl.SSLSocket):
+                with suppress(ssl.SSLError):  # it would wait for the peer's close_notify
+                    self.sock.unwrap()
+            self.sock.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(_LINGER_S):
+                left = _LINGER_OCTETS
+                while left > 0 and (octets := await self.receive()):
+                    left -= len(octets)
+
+    def close(self) -> None:
+        """Close the socket, unless it belongs to someone else by now."""
+        if not self.is_handed_over:
+            self.sock.close()
+
+
+async def readable(sock: socket.socket) -> None:
+    """Wait until there is something to read, or the end."""
+    loop, ready = _loop_and_future()
+    loop.add_reader(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Wait until there is room to write."""
+    loop, ready = _loop_and_future()
+    loop.add_writer(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(sock)
+
+
+def _loop_and_future() -> tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]:
+    loop = asyncio.get_running_loop()
+    return loop, loop.create_future()
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():  # cancelled in this same round of the loop
+        ready.set_result(None)
+
+
+async def _complete(
+    sock: socket.socket,
+    operation: Callable[[], _T],
+    ready: Callable[[socket.socket], Awaitable[None]],
+) -> _T:
+    """Repeat an operation until it does not block; ``ready`` is what it waits for without TLS."""
+    while True:
+        try:
+            return operation()
+        except ssl.SSLWantReadError:
+            await readable(sock)
+        except ssl.SSLWantWriteError:
+            await writable(sock)
+        except BlockingIOError:
+            await ready(sock)
+
+
+class Listener:
+    """A TCP port for IKE streams, bare and, given a context, in TLS; it turns away all the rest.
+
+    ``counters`` tell what became of connections: accepted or shed; tls where one begins with
+    it; then ike_tcp, ike_tls, http or other; without a verdict timed_out, closed_early, tls_failed.
+    exhausted counts pauses for want of descriptors, failed what is our own fault.
+
+    Args:
+        addresses: where to listen; IPv6 addresses serve IPv6 only.
+        port: the same on all of them; 0 lets the host choose one for each.
+        on_stream: takes over IKE streams.
+        context: as ``server_context`` makes it; without one all but bare IKE streams is closed.
+        limits: what strangers may cost.
+
+    Raises:
+        TransportError: an address cannot be had.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[IpAddress],
+        port: int,
+        on_stream: OnStream,
+        context: ssl.SSLContext | None = None,
+        limits: Limits = _DEFAULT_LIMITS,
+    ) -> None:
+        self._on_stream, self._context, self._limits = on_stream, context, limits
+        self._loop = asyncio.get_running_loop()
+        self._closing = asyncio.Event()
+        self._pause: asyncio.TimerHandle | None = None
+        self._pause_s = _MIN_PAUSE_S
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._origins: Counter[bytes] = Counter()
+        self._reserve: socket.socket | None = None
+        self._sockets = _bind_all([SocketAddress(ip, port) for ip in addresses])
+        self._ports = tuple(int(each.getsockname()[1]) for each in self._sockets)
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The port on each address, in their order."""
+        return self._ports
+
+    async def run(self) -> None:
+        """Serve until ``close`` is called or the task is cancelled; call it once."""
+        async with asyncio.TaskGroup() as tasks:
+            try:
+                self._start_accepting(tasks)
+                await self._closing.wait()
+            finally:
+                self.close()
+
+    def close(self) -> None:
+        """Close the port and all that is not handed over; calling twice is fine."""
+        self._closing.set()
+        self._stop_accepting()
+        self._close_reserve()
+        for listening in self._sockets:
+            listening.close()
+        self._sockets = []
+        for task in self._tasks:
+            task.cancel()
+
+    def _start_accepting(self, tasks: asyncio.TaskGroup) -> None:
+        self._pause = None
+        if self._sockets:
+            self._open_reserve()
+        for listening in self._sockets:
+            self._loop.add_reader(listening, self._accept, listening, tasks)
+
+    def _stop_accepting(self) -> None:
+        for listening in self._sockets:
+            self._loop.remove_reader(listening)
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _open_reserve(self) -> None:
+        """Keep a descriptor by, for telling those who wait when there are no more."""
+        with suppress(OSError):
+            self._reserve = self._reserve or socket.socket()
+
+    def _close_reserve(self) -> None:
+        if self._reserve is not None:
+            self._reserve.close()
+        self._reserve = None
+
+    def _accept(self, listening: socket.socket, tasks: asyncio.TaskGroup) -> None:
+        for _ in range(_BATCH):
+            try:
+                sock, address = listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return  # who waits behind an aborted one makes the socket readable again
+            except OSError as error:
+                self._pause_accepting(listening, tasks, error)
+                return
+            self._pause_s = _MIN_PAUSE_S
+            self._admit(sock, address[0], tasks)
+
+    def _pause_accepting(
+        self, listening: socket.socket, tasks: asyncio.TaskGroup, error: OSError
+    ) -> None:
+        """Out of descriptors: without a pause the loop would spin, and starve those we serve."""
+        logger.warning("no connections for %.1f s: %s", self._pause_s, error)
+        self.counters["exhausted"] += 1
+        self._shed_waiting(listening)
+        self._stop_accepting()
+        self._pause = self._loop.call_later(self._pause_s, self._start_accepting, tasks)
+        self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
+
+    def _shed_waiting(self, listening: socket.socket) -> None:
+        """Close who waits; an end that is seen is better than silence."""
+        self._close_reserve()
+        with suppress(OSError):
+            for _ in range(_BATCH):
+                listening.accept()[0].close()
+                self.counters["shed"] += 1
+        self._open_reserve()
+
+    def _admit(self, sock: socket.socket, address: str, tasks: asyncio.TaskGroup) -> None:
+        origin = ip_address(address).packed[:8]
+        is_full = len(self._tasks) >= self._limits.strangers
+        if is_full or self._origins[origin] >= self._limits.strangers_per_origin:
+            self.counters["shed"] += 1
+            sock.close()
+            return
+        self.counters["accepted"] += 1
+        self._origins[origin] += 1
+        stranger = Stranger(sock, address)
+        task = tasks.create_task(self._serve(stranger))
+        self._tasks.add(task)
+        # Not in the task itself: one that is cancelled before its first step runs nothing.
+        task.add_done_callback(partial(self._leave, stranger, origin))
+
+    def _leave(self, stranger: Stranger, origin: bytes, task: asyncio.Task[None]) -> None:
+        stranger.close()
+        self._tasks.discard(task)
+        self._origins[origin] -= 1
+        if not self._origins[origin]:
+            del self._origins[origin]
+
+    async def _serve(self, stranger: Stranger) -> None:
+        try:
+            async with asyncio.timeout(self._limits.deadline_s):
+                verdict, received = await self._judge(stranger)
+            await self._welcome(stranger, verdict, received)
+        except (OSError, EOFError) as error:
+            self._count(stranger, _cause(error))
+        except Exception:  # one connection's failure must not end the others
+            self.counters["failed"] += 1
+            logger.exception("%s: failed", stranger)
+
+    async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes]:
+        """What it is, and what had to be read to know."""
+        verdict = await stranger.peek()
+        if verdict is not Verdict.TLS or self._context is None:
+            return verdict, b""
+        self._count(stranger, "tls")
+        await stranger.begin_tls(self._context)
+        return await stranger.read()
+
+    async def _welcome(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
+        if verdict is Verdict.IKE_STREAM:
+            self._on_stream(stranger.sock, stranger.carrier, received)
+            stranger.is_handed_over = True
+            self._count(stranger, f"ike_{stranger.carrier.value}")
+            return
+        is_tls_in_tls = verdict is Verdict.TLS and stranger.carrier is Carrier.TLS
+        self._count(stranger, "other" if is_tls_in_tls else verdict.value)
+        if self._context is not None:
+            with suppress(OSError):
+                await self._turn_away(stranger, verdict, received)
+            await stranger.finish()
+
+    async def _turn_away(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
+        """Answer as a web server with TLS does."""
+        if stranger.carrier is Carrier.TLS:
+            await serve(stranger, received, self._limits.deadline_s)
+        elif verdict is Verdict.HTTP:
+            await refuse_plain_http(stranger, self._limits.deadline_s)
+        else:
+            await stranger.send(BAD_REQUEST.encode())
+
+    def _count(self, stranger: Stranger, what: str) -> None:
+        self.counters[what] += 1
+        logger.debug("%s: %s", stranger, what)
+
+
+def _bind_all(addresses: Sequence[SocketAddress]) -> list[socket.socket]:
+    with ExitStack() as bound:
+        found = [bound.enter_context(_bind(address)) for address in addresses]
+        bound.pop_all()  # all or none
+    return found
+
+
+def _bind(address: SocketAddress) -> socket.socket:
+    is_ipv6 = address.ip.version == 6
+    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_ipv6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((str(address.ip), address.port))
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise TransportError(f"cannot listen on TCP {address}: {error.strerror}") from error
+    return sock
+
+
+def _cause(error: OSError | EOFError) -> str:
+    """Why a connection was not handed over."""
+    if isinstance(error, TimeoutError):
+        return "timed_out"
+    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+    return "tls_failed" if is_tls else "closed_early"

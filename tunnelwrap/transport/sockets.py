@@ -1,0 +1,54 @@
+"""What the carriers share: addresses as the system's calls want them, waiting, errors in words."""
+
+import asyncio
+import os
+import socket
+import ssl
+
+from tunnelwrap.path import SocketAddress
+
+
+def raw(address: SocketAddress) -> tuple[str, int]:
+    """The address as ``connect`` and ``bind`` take it."""
+    return str(address.ip), address.port
+
+
+def family_of(address: SocketAddress) -> socket.AddressFamily:
+    """The family of sockets that reach it."""
+    return socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+
+
+def reason_of(error: OSError) -> str:
+    """Why a call failed, in the words of the system or of OpenSSL."""
+    if isinstance(error, ssl.SSLEOFError):
+        return "peer broke the connection"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or 'failure').replace('_', ' ').lower()}"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+async def readable(sock: socket.socket) -> None:
+    """Wait until there is something to read; cancelled, it leaves no trace in the loop."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(sock)
+
+
+async def writable(sock: socket.socket) -> None:
+    """Wait until something can be written; cancelled, it leaves no trace in the loop."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(sock, _wake, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(sock)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
