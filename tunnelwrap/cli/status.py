@@ -1,0 +1,85 @@
+"""``tunnelwrap status``: what a running client or gateway is doing."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tunnelwrap.config.load import control_socket
+from tunnelwrap.daemon.control import ask
+
+_TIMEOUT_S: Final = 5.0
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@click.command(short_help="Show what a running tunnelwrap is doing.")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def status(file: Path, *, as_json: bool) -> None:
+    """Show the IKE SAs and Child SAs of the tunnelwrap that runs with FILE.
+
+    \b
+    Exit status: 0 it runs, 1 it does not.
+    """
+    result = ask(control_socket(file), "status", _TIMEOUT_S)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    console = Console()
+    console.print(_headline(result))
+    sas = _rows(result["ike_sas"])
+    if sas:
+        console.print(_table(sas))
+
+
+def _headline(result: Mapping[str, object]) -> str:
+    count = len(_rows(result["ike_sas"]))
+    peers = "no peer" if count == 0 else "1 peer" if count == 1 else f"{count} peers"
+    return f"{result['role']} {result['name']}: {peers}, data plane {result['data_plane']}"
+
+
+def _table(sas: Iterable[Mapping[str, object]]) -> Table:
+    table = Table("peer", "carrier", "from", "addresses", "suites", "in", "out", "up")
+    for sa in sas:
+        children = _rows(sa["child_sas"])
+        suites = dict.fromkeys([sa["ike_suite"], *(child["esp_suite"] for child in children)])
+        table.add_row(
+            str(sa["peer_identity"]),
+            str(sa["carrier"]),
+            str(sa["peer"]),
+            _lines(sa["addresses"]),
+            _lines(list(suites)),
+            _amount(child["octets_in"] for child in children),
+            _amount(child["octets_out"] for child in children),
+            _duration(sa["seconds"]),
+        )
+    return table
+
+
+def _rows(value: object) -> list[dict[str, object]]:
+    return value if isinstance(value, list) else []
+
+
+def _lines(values: object) -> str:
+    return "\n".join(str(value) for value in _rows(values)) or "-"
+
+
+def _amount(counts: Iterable[object]) -> str:
+    """Octets in the unit that makes them short."""
+    octets = float(sum(count for count in counts if isinstance(count, int)))
+    for unit in _UNITS[:-1]:
+        if octets < 1024:
+            return f"{octets:.0f} {unit}" if unit == "B" else f"{octets:.1f} {unit}"
+        octets /= 1024
+    return f"{octets:.1f} {_UNITS[-1]}"
+
+
+def _duration(seconds: object) -> str:
+    total = int(seconds) if isinstance(seconds, int | float) else 0
+    hours, rest = divmod(total, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{left:02}"

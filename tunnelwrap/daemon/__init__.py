@@ -1,0 +1,1 @@
+"""Composition roots: the one place where core, transports, data plane and host meet."""

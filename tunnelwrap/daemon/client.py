@@ -1,0 +1,418 @@
+"""The client: climbs the ladder of carriers, keeps the tunnel, takes everything back at the end.
+
+Flow: ``run`` -> ``_establish``: each rung opens its carrier and sends a fresh IKE_SA_INIT; the
+first that is answered goes on to IKE_AUTH -> ``_take`` configures the host -> ``_keep``: a stream
+that breaks is opened again for the same IKE SA (RFC 9329 §6.1); a gateway that is gone is looked
+for from the first rung on.
+Owns: the driver, the host's changes, the control socket.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tunnelwrap.config.compose import connection_policies
+from tunnelwrap.config.model import ClientFile
+from tunnelwrap.daemon.control import Answer, ControlServer
+from tunnelwrap.daemon.driver import Driver, Fact
+from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
+from tunnelwrap.daemon.host import Host
+from tunnelwrap.daemon.status import status_of
+from tunnelwrap.daemon.way import Way
+from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
+from tunnelwrap.errors import (
+    AllCarriersFailed,
+    ConnectFailed,
+    PeerRefused,
+    TransportError,
+    TunnelwrapError,
+)
+from tunnelwrap.hostnet import Change
+from tunnelwrap.hostnet.dns import dns_change
+from tunnelwrap.hostnet.links import client_changes
+from tunnelwrap.iana import NotifyType
+from tunnelwrap.ike import outputs
+from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.endpoint import Endpoint
+from tunnelwrap.path import Carrier, IpAddress, SocketAddress
+from tunnelwrap.path import Path as NetworkPath
+from tunnelwrap.transport import Transport
+from tunnelwrap.transport.dial import (
+    DELAYS_S,
+    Rung,
+    climb,
+    open_tcp,
+    open_tls,
+    open_udp,
+    resolve,
+    tls_context,
+)
+from tunnelwrap.transport.dial import Attempt as Dialled
+from tunnelwrap.transport.stream import StreamTransport
+from tunnelwrap.transport.udp import UdpTransport
+
+logger = logging.getLogger(__name__)
+
+MAX_TUN_MTU: Final = 1500
+AUTHENTICATE_S: Final = 5.0
+"""How long IKE_AUTH may stay unanswered on UDP before a stream is tried: its messages are large,
+and networks that drop fragments let IKE_SA_INIT pass."""
+
+CLOSE_S: Final = 2.0  # how long the gateway may take to answer our delete
+SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
+REDIAL_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before tries; the last again and again
+RECONNECT_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+Tell = Callable[[Event], None]
+
+
+class Client:
+    """One connection to one gateway.
+
+    Args:
+        file: the configuration.
+        name: of the instance.
+        carriers: the rungs of the ladder, from the first to the last.
+        tls_keylog: file that gets the TLS secrets, for Wireshark; None: nobody.
+        tell: gets what happens.
+    """
+
+    def __init__(
+        self,
+        file: ClientFile,
+        name: str,
+        carriers: Sequence[Carrier],
+        tls_keylog: Path | None,
+        tell: Tell,
+    ) -> None:
+        self._name = name
+        self._settings = file.client
+        self._policy = connection_policies(file)[0]
+        self._carriers = tuple(carriers)
+        self._tell = tell
+        self._tls = tls_context(_authorities(file), tls_keylog)
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._stream_ids = 0
+        self._task: asyncio.Task[object] | None = None
+        self._is_stopping = False
+        self._ways: dict[int, Way] = {}
+        self._attempts: list[Attempt] = []
+        self._way: Way | None = None
+        self._addresses: list[IpAddress] = []
+        self._host = Host(name, self._settings.state_directory)
+        plane = UserspacePlane(self._host.tun, self._loop, self._expired, MAX_TUN_MTU)
+        endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC))
+        self._driver = Driver(endpoint, plane, self._loop, self._observe)
+        self._control = ControlServer(
+            self._settings.control_socket,
+            {"status": self._status, "disconnect": self._disconnect},
+        )
+
+    def stop(self) -> None:
+        """End it in good order: whatever is under way is given up."""
+        if not self._is_stopping and self._task is not None:
+            self._is_stopping = True
+            self._task.cancel()
+
+    async def run(self) -> None:
+        """Connect and keep the tunnel until told to stop, or until the gateway ends it.
+
+        Raises:
+            TunnelwrapError: there is no tunnel to be had, or the gateway ended it.
+        """
+        self._task = asyncio.current_task()
+        try:
+            await self._control.start()
+            await self._connect_and_keep()
+        except asyncio.CancelledError:
+            if not self._is_stopping or self._task is None:
+                raise
+            self._task.uncancel()
+            await self._say_goodbye()
+            self._tell(Closed(reason="disconnected"))
+        except TunnelwrapError as error:
+            self._tell(Closed(reason=str(error)))
+            raise
+        finally:
+            self._control.close()
+            self._host.undo()
+            self._driver.close()
+
+    async def _connect_and_keep(self) -> None:
+        """The first connection must succeed; later ones are tried again and again."""
+        way = await self._establish()
+        while True:
+            end = await self._keep(way)
+            if not end.is_failure:
+                raise ConnectFailed(f"the gateway ended the tunnel: {end.reason}")
+            logger.warning("lost the gateway (%s), looking for it", end.reason)
+            self._tell(Lost(reason=end.reason))
+            way = await self._reestablish()
+
+    async def _reestablish(self) -> Way:
+        for pause in chain(RECONNECT_S, repeat(RECONNECT_S[-1])):
+            await asyncio.sleep(pause)
+            self._started = self._loop.time()
+            try:
+                return await self._establish()
+            except TransportError as error:
+                logger.info("no way to the gateway yet: %s", error)
+        raise AssertionError("the pauses never end")
+
+    # --- the ladder --------------------------------------------------------------------------
+
+    async def _establish(self) -> Way:
+        """Climb until a rung has an IKE SA with a Child SA, and configure the host for it.
+
+        Raises:
+            AllCarriersFailed: no rung was answered.
+            PeerRefused: the gateway does not want us.
+        """
+        self._attempts = []
+        self._addresses = await resolve(self._settings.gateway)
+        rungs = self._rungs()
+        while True:
+            way = await self._climb(rungs)
+            rungs = rungs[rungs.index(way.rung) + 1 :]
+            try:
+                established = await self._authenticate(way, is_last=not rungs)
+            except TransportError as error:
+                self._driver.abandon(way.sa, str(error))
+                self._forget(way)
+                self._note(Dialled(way.rung.carrier, str(error), self._elapsed()))
+            else:
+                self._take(way, established)
+                return way
+
+    async def _climb(self, rungs: Sequence[Rung]) -> Way:
+        try:
+            won = await climb(rungs, self._knock, self._note)
+        except AllCarriersFailed as error:
+            every = [(each.carrier, each.result) for each in self._attempts]
+            raise AllCarriersFailed(every) from error
+        return won.value
+
+    def _rungs(self) -> list[Rung]:
+        """Every carrier, each to the gateway's first two addresses."""
+        is_ladder = len(self._carriers) > 1
+        return [
+            Rung(
+                carrier,
+                SocketAddress(address, self._port(carrier)),
+                DELAYS_S[carrier] * is_ladder + SECOND_ADDRESS_S * number,
+            )
+            for carrier in self._carriers
+            for number, address in enumerate(self._addresses[:2])
+        ]
+
+    def _port(self, carrier: Carrier) -> int:
+        settings = self._settings
+        ports = {Carrier.UDP: settings.udp_ike_port, Carrier.TCP: settings.tcp_port}
+        return ports.get(carrier, settings.tls_port)
+
+    async def _knock(self, rung: Rung) -> Way:
+        """Open a carrier, send a fresh IKE_SA_INIT and wait for its answer."""
+        way = await self._open(rung)
+        try:
+            way.sa = self._driver.initiate(self._policy, way.first, way.floats_to)
+            self._ways[way.sa] = way
+            await way.answered
+        except BaseException:
+            self._driver.abandon(way.sa, "another carrier was faster")
+            self._forget(way)
+            raise
+        return way
+
+    async def _open(self, rung: Rung) -> Way:
+        if rung.carrier is not Carrier.UDP:
+            return Way(rung, await self._open_stream(rung), None)
+        settings = self._settings
+        nat = SocketAddress(rung.address.ip, settings.udp_nat_port)
+        floats_to = self._open_udp(nat, has_marker=True)
+        if settings.udp_ike_port == settings.udp_nat_port:
+            return Way(rung, floats_to, None)
+        try:
+            return Way(rung, self._open_udp(rung.address, has_marker=False), floats_to)
+        except TransportError:
+            floats_to.close()
+            raise
+
+    def _open_udp(self, address: SocketAddress, *, has_marker: bool) -> UdpTransport:
+        return open_udp(
+            address, self._driver.datagrams, self._lost, self._loop, has_marker=has_marker
+        )
+
+    async def _open_stream(self, rung: Rung) -> StreamTransport:
+        if rung.carrier is Carrier.TCP:
+            sock = await open_tcp(rung.address)
+        else:
+            sock = await open_tls(rung.address, self._server_name, self._tls)
+        self._stream_ids += 1
+        local, peer = SocketAddress.of(sock.getsockname()), rung.address
+        path = NetworkPath(local, peer, rung.carrier, id=self._stream_ids)
+        return StreamTransport(
+            *(sock, path, self._driver.datagrams, self._lost, self._loop), is_originator=True
+        )
+
+    @property
+    def _server_name(self) -> str:
+        return self._settings.server_name or self._settings.gateway
+
+    async def _authenticate(self, way: Way, *, is_last: bool) -> outputs.Established:
+        """Go on with IKE_AUTH; on UDP not for long, as long as there are other carriers.
+
+        Raises:
+            TransportError: no answer, or the stream broke.
+            PeerRefused: the gateway does not want us; no other carrier would help.
+        """
+        self._driver.authenticate(way.sa)
+        is_hasty = way.rung.carrier is Carrier.UDP and not is_last
+        try:
+            async with asyncio.timeout(AUTHENTICATE_S if is_hasty else None):
+                established = await asyncio.shield(way.established)
+        except TimeoutError:
+            raise ConnectFailed(f"IKE_AUTH unanswered for {AUTHENTICATE_S:.0f} s") from None
+        if way.refusal:
+            self._driver.close_sa(way.sa, "no Child SA")
+            raise PeerRefused(NotifyType.NO_PROPOSAL_CHOSEN, f"no Child SA: {way.refusal}")
+        return established
+
+    # --- the tunnel --------------------------------------------------------------------------
+
+    def _take(self, way: Way, established: outputs.Established) -> None:
+        """There is a tunnel: configure the host for it, and say so."""
+        self._way = way
+        child = self._child(way)
+        self._host.change_to(self._changes(way, child, established.lease))
+        self._note(Dialled(way.rung.carrier, "established", self._elapsed()))
+        addresses = established.lease.addresses if established.lease else ()
+        event = Established(
+            carrier=way.rung.carrier.value,
+            seconds=self._elapsed(),
+            ike_suite=established.ike_suite,
+            esp_suite=str(child.suite),
+            addresses=tuple(map(str, addresses)),
+            attempts=tuple(self._attempts),
+        )
+        self._tell(event)
+        failed = [f"{each.carrier}: {each.result}" for each in self._attempts[:-1]]
+        logger.info(
+            "connected to %s over %s in %.1f s%s",
+            *(established.peer_identity, event.carrier, event.seconds),
+            f" ({'; '.join(failed)})" if failed else "",
+        )
+
+    def _child(self, way: Way) -> ChildSa:
+        children = self._driver.live[way.sa].children
+        return next(iter(children.values()))
+
+    def _changes(self, way: Way, child: ChildSa, lease: outputs.Lease | None) -> list[Change]:
+        tun = self._host.tun.name
+        networks = [network for selector in child.ts_peer for network in selector.networks()]
+        mtu = min(tun_mtu_for(way.last.max_datagram, child.suite), MAX_TUN_MTU)
+        addresses = lease.addresses if lease else ()
+        changes = client_changes(tun, mtu, addresses, networks, self._addresses)
+        if lease and lease.dns and self._settings.dns:
+            is_default = any(network.prefixlen == 0 for network in networks)
+            changes.append(dns_change(tun, lease.dns, lease.domains, is_default=is_default))
+        return changes
+
+    async def _keep(self, way: Way) -> outputs.Closed:
+        """Open a broken stream again as often as it breaks, until the IKE SA ends."""
+        while way.end is None:
+            await way.changed.wait()
+            way.changed.clear()
+            if way.is_lost and way.end is None:
+                await self._redial(way)
+        self._forget(way)
+        return way.end
+
+    async def _redial(self, way: Way) -> None:
+        logger.info("the stream to the gateway broke, opening it again")
+        for pause in chain(REDIAL_S, repeat(REDIAL_S[-1])):
+            await asyncio.sleep(pause)
+            if way.end is not None:
+                return
+            try:
+                transport = await self._open_stream(way.rung)
+            except TransportError as error:
+                logger.debug("= %s: %s", way.rung.address, error)
+                continue
+            way.replace(transport)
+            self._driver.path_up(way.sa, transport)
+            return
+
+    async def _say_goodbye(self) -> None:
+        """Delete the IKE SA; a gateway that does not answer is left."""
+        way = self._way
+        if way is None or way.end is not None:
+            return
+        self._driver.close_sa(way.sa, "disconnected")
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                while way.end is None:
+                    await way.changed.wait()
+                    way.changed.clear()
+        except TimeoutError:
+            logger.info("the gateway did not answer our delete")
+
+    # --- what the core and the transports say ------------------------------------------------
+
+    def _observe(self, fact: Fact) -> None:
+        way = self._ways.get(fact.sa)
+        if way is not None and not isinstance(fact, outputs.Rekeyed):
+            way.take(fact)
+
+    def _lost(self, transport: Transport, error: TransportError) -> None:
+        self._driver.detach(transport, error)
+        for way in self._ways.values():
+            if transport in (way.first, way.last):
+                way.lose(error)
+
+    def _expired(self, spi_in: int, is_hard: bool) -> None:  # noqa: FBT001 (ExpireCallback)
+        self._driver.expired(spi_in, is_hard)
+
+    def _forget(self, way: Way) -> None:
+        self._ways.pop(way.sa, None)
+        for transport in {way.first, way.last}:
+            self._driver.detach(transport)
+        way.close()
+
+    def _note(self, dialled: Dialled) -> None:
+        attempt = Attempt(
+            carrier=dialled.carrier.value,
+            result=dialled.result,
+            seconds=round(dialled.seconds, 3),
+        )
+        self._attempts.append(attempt)
+        self._tell(attempt)
+
+    def _elapsed(self) -> float:
+        return round(self._loop.time() - self._started, 3)
+
+    # --- control -----------------------------------------------------------------------------
+
+    async def _status(self) -> Answer:
+        return status_of(
+            self._driver, role="client", name=self._name, gateway=self._settings.gateway
+        )
+
+    async def _disconnect(self) -> Answer:
+        self._loop.call_soon(self.stop)
+        return {}
+
+
+def _authorities(file: ClientFile) -> str | None:
+    """The authorities that may certify the gateway's TLS: ours in PEM, or None for the system's."""
+    ca = file.client.tls_ca
+    if ca is None:
+        return None
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in ca.certificates)

@@ -1,0 +1,354 @@
+"""Driver: feeds the core with datagrams and time, and does what it says.
+
+Owns: the Endpoint, the data plane, the transports in use, the one timer. A gateway's UDP listeners
+make a transport for a path whenever one is needed; streams are attached and detached.
+Flow: transport -> ``datagrams`` -> plane.feed (ESP stays there) -> Endpoint.receive -> ``_drain``.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tunnelwrap.dataplane import DataPlane, SaCounters
+from tunnelwrap.errors import (
+    DataPlaneError,
+    InternalAddressFailure,
+    Refusal,
+    TransportError,
+)
+from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.endpoint import Endpoint
+from tunnelwrap.ike.outputs import (
+    Answered,
+    AskActivity,
+    AskLease,
+    ChildRefused,
+    Closed,
+    Established,
+    InstallChildSa,
+    Lease,
+    MoveChildSa,
+    Output,
+    Rekeyed,
+    RemoveChildSa,
+    Trace,
+    Transmit,
+    UseOutbound,
+)
+from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.path import Datagram, Path
+from tunnelwrap.transport import Transport
+from tunnelwrap.wire.esp import NAT_KEEPALIVE, NON_ESP_MARKER
+
+logger = logging.getLogger(__name__)
+
+KEEPALIVE_S = 20.0  # RFC 3948 §4
+RETRY_S = 1.0  # after an internal error in a timer
+
+Fact = Answered | Established | Rekeyed | ChildRefused | Closed
+Observer = Callable[[Fact], None]
+LeaseAnswerer = Callable[[AskLease], Lease | Refusal]
+PathFinder = Callable[[Path], Transport | None]
+"""Makes the transport for a path on UDP, or None where there is no such way."""
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
+
+
+def refuse_lease(ask: AskLease) -> Refusal:
+    """The LeaseAnswerer of a host that has no addresses to give."""
+    return InternalAddressFailure(f"there is no pool {ask.pool}")
+
+
+@dataclass(slots=True)
+class LiveSa:
+    """What is known of an established IKE SA, for status and for finding its transport."""
+
+    established: Established
+    since: float
+    path: Path
+    children: dict[int, ChildSa] = field(default_factory=dict)
+
+
+class Driver:
+    """Runs an Endpoint in an event loop."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        plane: DataPlane,
+        loop: asyncio.AbstractEventLoop,
+        observer: Observer,
+        lease_answerer: LeaseAnswerer = refuse_lease,
+    ) -> None:
+        self._endpoint = endpoint
+        self._plane = plane
+        self._loop = loop
+        self._observer = observer
+        self._lease_answerer = lease_answerer
+        self._transports: dict[Path, Transport] = {}
+        self._attached_at: dict[Path, float] = {}
+        self._find_udp: PathFinder = lambda _path: None
+        self._current: Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_draining = False
+        self._is_closed = False
+        self.live: dict[int, LiveSa] = {}
+        self.counters: Counter[str] = Counter()
+        self._keepalive = loop.call_later(KEEPALIVE_S, self._send_keepalives)
+
+    def datagrams(self, transport: Transport, batch: Sequence[memoryview]) -> None:
+        """Take datagrams that arrived (BatchCallback of every transport)."""
+        if self._is_closed:
+            return
+        for datagram in self._plane.feed(transport, batch):
+            self._take(transport, datagram)
+
+    def find_udp_by(self, finder: PathFinder) -> None:
+        """Paths on UDP that are not attached are looked for there."""
+        self._find_udp = finder
+
+    def attach(self, transport: Transport) -> None:
+        """A stream, or a UDP transport of our own making, can be used by its path."""
+        self._transports[transport.path] = transport
+        self._attached_at[transport.path] = self._loop.time()
+
+    def close_idle_streams(self, age_s: float) -> None:
+        """Close the streams of that age which no established IKE SA uses. RFC 9329 §6.1."""
+        used = {live.path for live in self.live.values()}
+        newest = self._loop.time() - age_s
+        for path, transport in list(self._transports.items()):
+            is_old = self._attached_at[path] <= newest
+            if path.carrier.is_reliable and path not in used and is_old:
+                self.counters["idle_streams_closed"] += 1
+                self.detach(transport)
+                transport.close()
+
+    def detach(self, transport: Transport, error: TransportError | None = None) -> None:
+        """A stream is gone; its IKE SA keeps its state. RFC 9329 §6.1."""
+        self._transports.pop(transport.path, None)
+        self._attached_at.pop(transport.path, None)
+        if error is not None:
+            logger.debug("%s: %s", transport.path, error)
+
+    def initiate(
+        self, connection: ConnectionPolicy, transport: Transport, floats_to: Transport | None = None
+    ) -> int:
+        """Begin an IKE SA over a transport; gives its name."""
+        self.attach(transport)
+        if floats_to is not None:
+            self.attach(floats_to)
+        sa = self._endpoint.initiate(
+            connection,
+            transport.path,
+            self._loop.time(),
+            floats_to=floats_to.path if floats_to else None,
+        )
+        self._drain()
+        return sa
+
+    def authenticate(self, sa: int) -> None:
+        """Go on with IKE_AUTH."""
+        self._endpoint.authenticate(sa, self._loop.time())
+        self._drain()
+
+    def path_up(self, sa: int, transport: Transport) -> None:
+        """The peer of an IKE SA is reached by this transport now."""
+        self.attach(transport)
+        self._endpoint.path_up(sa, transport.path, self._loop.time())
+        self._drain()
+
+    def close_sa(self, sa: int, reason: str) -> None:
+        """End an IKE SA with a delete."""
+        self._endpoint.close(sa, reason, self._loop.time())
+        self._drain()
+
+    def abandon(self, sa: int, reason: str) -> None:
+        """Forget an IKE SA without a word."""
+        self._endpoint.abandon(sa, reason)
+        self._drain()
+
+    def expired(self, spi_in: int, is_hard: bool) -> None:  # noqa: FBT001 (ExpireCallback)
+        """A Child SA reached a limit (ExpireCallback of the data plane)."""
+        for sa, live in self.live.items():
+            if spi_in in live.children:
+                self._endpoint.limit_reached(sa, spi_in, self._loop.time(), is_hard=is_hard)
+                self._loop.call_soon(self._drain)
+                return
+
+    def sa_counters(self, spi_in: int) -> SaCounters:
+        """What a Child SA carried."""
+        return self._plane.counters(spi_in)
+
+    def all_counters(self) -> dict[str, int]:
+        """Counters of the core and of this driver."""
+        return {**self._endpoint.counters, **self.counters}
+
+    def close(self) -> None:
+        """Stop; nothing is sent any more."""
+        self._is_closed = True
+        self._keepalive.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for transport in list(self._transports.values()):
+            transport.close()
+        self._transports.clear()
+        self._attached_at.clear()
+        self._plane.close()
+
+    def _take(self, transport: Transport, datagram: memoryview) -> None:
+        octets = bytes(datagram)
+        if octets == NAT_KEEPALIVE:
+            return
+        if transport.path.has_marker:
+            if octets[:4] != NON_ESP_MARKER:
+                self.counters["dropped_unknown_esp"] += 1
+                return
+            octets = octets[4:]
+        self._current = transport
+        try:
+            self._endpoint.receive(Datagram(transport.path, octets), self._loop.time())
+            self._drain()
+        except Exception:  # one datagram must never take the others down
+            self.counters["internal_errors"] += 1
+            logger.exception("a datagram from %s could not be processed", transport.path)
+        finally:
+            self._current = None
+
+    def _drain(self) -> None:
+        """Do everything the core says, then arm the timer: after each mutation, and only here."""
+        if self._is_draining or self._is_closed:
+            return
+        self._is_draining = True
+        try:
+            while outputs := self._endpoint.outputs():
+                for output in outputs:
+                    self._perform(output)
+        finally:
+            self._is_draining = False
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._endpoint.next_timeout()
+        if due is None or self._is_closed:
+            self._timer = None
+        else:
+            self._timer = self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        try:
+            self._endpoint.handle_timeout(self._loop.time())
+            self._drain()
+        except Exception:  # a timer that fails must not stop all others
+            self.counters["internal_errors"] += 1
+            logger.exception("a timer could not be served")
+            self._timer = self._loop.call_later(RETRY_S, self._on_timer)
+
+    def _perform(self, output: Output) -> None:
+        match output:
+            case Transmit():
+                self._send(output.datagram)
+            case InstallChildSa() | UseOutbound() | MoveChildSa() | RemoveChildSa():
+                self._change_plane(output)
+            case AskLease():
+                answer = self._lease_answerer(output)
+                self._endpoint.answer(output, answer, self._loop.time())
+            case AskActivity():
+                self._endpoint.answer(output, self._last_in(output), self._loop.time())
+            case Trace():
+                logger.log(_LEVELS[output.level], "%s", output.text)
+            case Answered() | Established() | Rekeyed() | ChildRefused() | Closed():
+                self._note(output)
+                self._observer(output)
+
+    def _send(self, datagram: Datagram) -> None:
+        transport = self._transport(datagram.path)
+        if transport is None:
+            self.counters["dropped_no_transport"] += 1
+            return
+        marker = NON_ESP_MARKER if datagram.path.has_marker else b""
+        transport.send(marker + datagram.octets)
+
+    def _transport(self, path: Path) -> Transport | None:
+        if self._current is not None and self._current.path == path:
+            return self._current
+        return self._transports.get(path) or self._find_udp(path)
+
+    def _existing_transport(self, path: Path) -> Transport:
+        transport = self._transport(path)
+        if transport is None:
+            raise DataPlaneError(f"{path} is gone")
+        return transport
+
+    def _change_plane(
+        self, output: InstallChildSa | UseOutbound | MoveChildSa | RemoveChildSa
+    ) -> None:
+        live = self.live.get(output.sa)
+        match output:
+            case InstallChildSa():
+                self._install(output, live)
+            case UseOutbound():
+                self._plane.use_outbound(output.spi_in)
+            case MoveChildSa():
+                self._move(output, live)
+            case RemoveChildSa():
+                self._plane.remove(output.spi_in)
+                if live is not None:
+                    live.children.pop(output.spi_in, None)
+
+    def _install(self, output: InstallChildSa, live: LiveSa | None) -> None:
+        child = output.child
+        try:
+            transport = self._existing_transport(child.path)
+            self._plane.install(child, transport, use_outbound=output.use_outbound)
+        except DataPlaneError as error:
+            logger.warning("Child SA %08x cannot be installed: %s", child.spi_in, error)
+            self._loop.call_soon(self.close_sa, output.sa, f"data plane: {error}")
+            return
+        if live is not None:
+            live.children[child.spi_in] = child
+        what = "replaces" if output.replaces is not None else "carries"
+        old = f" {output.replaces:08x}" if output.replaces is not None else ""
+        logger.log(
+            logging.DEBUG if output.replaces is not None else logging.INFO,
+            "Child SA %08x (%s) %s%s %s === %s",
+            child.spi_in,
+            child.suite,
+            what,
+            old,
+            ", ".join(map(str, child.ts_local)),
+            ", ".join(map(str, child.ts_peer)),
+        )
+
+    def _move(self, output: MoveChildSa, live: LiveSa | None) -> None:
+        transport = self._transport(output.path)
+        if transport is None:
+            return
+        self._plane.move(output.spi_in, transport)
+        if live is not None:
+            live.path = output.path
+
+    def _last_in(self, ask: AskActivity) -> float | None:
+        seen = (self._plane.counters(spi).last_in for spi in ask.spis_in)
+        return max((at for at in seen if at is not None), default=None)
+
+    def _note(self, fact: Fact) -> None:
+        match fact:
+            case Established():
+                self.live[fact.sa] = LiveSa(fact, self._loop.time(), fact.path)
+            case Closed():
+                self.live.pop(fact.sa, None)
+            case Answered() | Rekeyed() | ChildRefused():
+                pass
+
+    def _send_keepalives(self) -> None:
+        """A NAT forgets idle mappings; on streams there is no such need. RFC 9329 §6.6."""
+        for live in self.live.values():
+            transport = self._transport(live.path)
+            is_needed = live.established.behind_nat and not live.path.carrier.is_reliable
+            if transport is not None and is_needed:
+                transport.send(NAT_KEEPALIVE)
+        self._keepalive = self._loop.call_later(KEEPALIVE_S, self._send_keepalives)

@@ -1,0 +1,290 @@
+"""The gateway: listens on UDP, TCP and TLS, gives addresses, forwards for its clients.
+
+Flow: UDP listeners and stream listeners (``demux``) -> transports -> ``Driver.datagrams``.
+Owns: the listeners, the driver, the leases, the host's changes, the control socket.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+
+from tunnelwrap.config.compose import connection_policies, limits
+from tunnelwrap.config.model import GatewayFile
+from tunnelwrap.config.model import Pool as PoolSettings
+from tunnelwrap.config.selectors import parse_selector
+from tunnelwrap.daemon.control import Answer, ControlServer
+from tunnelwrap.daemon.driver import Driver, Fact
+from tunnelwrap.daemon.host import Host
+from tunnelwrap.daemon.status import status_of
+from tunnelwrap.dataplane.userspace import UserspacePlane
+from tunnelwrap.demux.listener import Listener, server_context
+from tunnelwrap.errors import InternalAddressFailure, Refusal, StoreError, TransportError
+from tunnelwrap.hostnet import Change
+from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
+from tunnelwrap.hostnet.links import gateway_changes
+from tunnelwrap.ike.endpoint import Endpoint
+from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
+from tunnelwrap.path import Carrier, Path, SocketAddress
+from tunnelwrap.store.leases import Leases
+from tunnelwrap.store.pool import Pool
+from tunnelwrap.transport import Transport
+from tunnelwrap.transport.stream import StreamTransport
+from tunnelwrap.transport.udp import UdpListener
+
+logger = logging.getLogger(__name__)
+
+TUN_MTU: Final = 1400
+"""Fits every suite over UDP on an Ethernet path; clients behind less are told by ICMP."""
+
+CLOSE_S: Final = 2.0  # how long clients may take to answer our deletes
+IDLE_STREAM_S: Final = 10.0  # a stream without an established IKE SA. RFC 9329 §6.1, §6.3
+
+IpNetwork = IPv4Network | IPv6Network
+
+
+class Server:
+    """One gateway.
+
+    Args:
+        file: the configuration.
+        name: of the instance.
+    """
+
+    def __init__(self, file: GatewayFile, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        self._stopped = asyncio.Event()
+        self._emptied = asyncio.Event()  # no IKE SA is left, and we are to end
+        self._stream_ids = 0
+        self._pools = {key: Pool(pool.networks) for key, pool in file.pools.items()}
+        self._policies = connection_policies(file)
+        state = file.gateway.state_directory
+        self._host = Host(name, state)
+        self._leases = Leases(state / "leases.sqlite", self._pools)
+        plane = UserspacePlane(self._host.tun, self._loop, self._expired, TUN_MTU)
+        endpoint = Endpoint(
+            os.urandom, _wall_clock, connections=self._policies, limits=limits(file.gateway)
+        )
+        self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease)
+        self._driver.find_udp_by(self._udp_transport)
+        self._udp: list[UdpListener] = []
+        self._streams: list[Listener] = []
+        self._control = ControlServer(
+            file.gateway.control_socket, {"status": self._status, "disconnect": self._disconnect}
+        )
+
+    def stop(self) -> None:
+        """End it in good order."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            TunnelwrapError: a port, the TUN device or the host's network cannot be had.
+        """
+        try:
+            await self._control.start()
+            self._host.change_to(self._changes())
+            self._listen_udp()
+            async with asyncio.TaskGroup() as tasks:
+                self._listen_streams(tasks)
+                reaper = tasks.create_task(self._reap())
+                logger.info("ready: %s", self._description())
+                await self._stopped.wait()
+                reaper.cancel()
+                await self._say_goodbye()
+                for listener in self._streams:
+                    listener.close()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._control.close()
+        self._host.undo()
+        for stream in self._streams:
+            stream.close()
+        for udp in self._udp:
+            udp.close()
+        self._driver.close()
+        self._leases.close()
+
+    async def _say_goodbye(self) -> None:
+        """Delete every IKE SA; clients that do not answer are forgotten."""
+        for sa in list(self._driver.live):
+            self._driver.close_sa(sa, "the gateway ends")
+        self._leave_if_empty()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._emptied.wait()
+
+    # --- the host ----------------------------------------------------------------------------
+
+    def _changes(self) -> list[Change]:
+        """Routes and forwarding for all pools and peers' networks; NAT where a pool wants it."""
+        tun, name = self._host.tun.name, self._host.name
+        pools = [network for pool in self._pools.values() for network in pool.networks]
+        own = [address for pool in self._pools.values() for address in pool.gateways]
+        networks = [*pools, *self._networks_of_peers()]
+        masqueraded = tuple(
+            network
+            for settings in self._file.pools.values()
+            if settings.masquerade
+            for network in settings.networks
+        )
+        changes = list(gateway_changes(tun, TUN_MTU, own, networks))
+        if masqueraded:
+            changes.append(NatChange(name, tun, masqueraded))
+        if pools:
+            changes.append(ForwardChange(name, tun, tuple(pools)))
+        return changes
+
+    def _networks_of_peers(self) -> Iterator[IpNetwork]:
+        """What stands behind peers that bring their own addresses."""
+        for connection in self._file.connections.values():
+            for text in connection.child.peer_ts:
+                selected = parse_selector(text).networks()
+                yield from (network for network in selected if network.prefixlen)
+
+    # --- carriers ----------------------------------------------------------------------------
+
+    def _listen_udp(self) -> None:
+        settings = self._file.gateway
+        for address in settings.listen:
+            for port, has_marker in ((settings.udp_ike_port, False), (settings.udp_nat_port, True)):
+                where = SocketAddress(address, port)
+                self._udp.append(
+                    UdpListener(where, self._driver.datagrams, self._loop, has_marker=has_marker)
+                )
+
+    def _udp_transport(self, path: Path) -> Transport | None:
+        for listener in self._udp:
+            transport = listener.transport_for(path)
+            if transport is not None:
+                return transport
+        return None
+
+    def _listen_streams(self, tasks: asyncio.TaskGroup) -> None:
+        for port in self._file.gateway.tcp_ports:
+            self._listen(tasks, port, None)
+        for port in self._file.gateway.tls_ports:
+            self._listen(tasks, port, self._tls())
+
+    def _tls(self) -> ssl.SSLContext:
+        tls = self._file.gateway.tls
+        assert tls is not None  # the model checked it
+        assert tls.certificate.file is not None
+        assert tls.key.file is not None
+        return server_context(tls.certificate.file, tls.key.file)
+
+    def _listen(self, tasks: asyncio.TaskGroup, port: int, context: ssl.SSLContext | None) -> None:
+        listener = Listener(self._file.gateway.listen, port, self._on_stream, context)
+        self._streams.append(listener)
+        tasks.create_task(listener.run())
+
+    def _on_stream(self, sock: socket.socket, carrier: Carrier, received: bytes) -> None:
+        """A stream that begins as RFC 9329 wants it."""
+        self._stream_ids += 1
+        local, peer = (SocketAddress.of(name) for name in (sock.getsockname(), sock.getpeername()))
+        path = Path(local, peer, carrier, id=self._stream_ids)
+        transport = StreamTransport(
+            sock,
+            path,
+            self._driver.datagrams,
+            self._stream_closed,
+            self._loop,
+            is_originator=False,
+            received=received,
+        )
+        self._driver.attach(transport)
+
+    def _stream_closed(self, transport: Transport, error: TransportError) -> None:
+        self._driver.detach(transport, error)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_STREAM_S / 2)
+            self._driver.close_idle_streams(IDLE_STREAM_S)
+
+    # --- what the core says ------------------------------------------------------------------
+
+    def _expired(self, spi_in: int, is_hard: bool) -> None:  # noqa: FBT001 (ExpireCallback)
+        self._driver.expired(spi_in, is_hard)
+
+    def _observe(self, fact: Fact) -> None:
+        match fact:
+            case Established():
+                lease = fact.lease
+                addresses = ", ".join(map(str, lease.addresses)) if lease else "no address"
+                logger.info(
+                    "%s from %s (%s) established: %s, %s",
+                    fact.peer_identity,
+                    fact.path,
+                    fact.connection,
+                    addresses,
+                    fact.ike_suite,
+                )
+            case ChildRefused():
+                logger.warning("%s: no Child SA: %s", fact.connection, fact.reason)
+            case Closed():
+                self._closed(fact)
+            case _:
+                pass
+
+    def _leave_if_empty(self) -> None:
+        if self._stopped.is_set() and not self._driver.live:
+            self._emptied.set()
+
+    def _closed(self, fact: Closed) -> None:
+        self._leave_if_empty()
+        level = logging.WARNING if fact.is_failure else logging.INFO
+        logger.log(level, "IKE SA %d closed: %s%s", fact.sa, fact.reason, fact.hint)
+        if fact.lease is not None:
+            for pool in self._pools:
+                self._leases.release(pool, fact.lease.addresses, _now())
+
+    def _lease(self, ask: AskLease) -> Lease | Refusal:
+        try:
+            addresses = self._leases.lease(ask, _now())
+        except StoreError as error:
+            logger.warning("no address for %s: %s", ask.peer_identity, error)
+            return InternalAddressFailure(str(error))
+        settings: PoolSettings = self._file.pools[ask.pool]
+        return Lease(addresses, settings.dns, settings.domains)
+
+    # --- control -----------------------------------------------------------------------------
+
+    async def _status(self) -> Answer:
+        streams = sum((each.counters for each in self._streams), Counter[str]())
+        return status_of(self._driver, role="gateway", name=self._name, streams=dict(streams))
+
+    async def _disconnect(self) -> Answer:
+        self.stop()
+        return {}
+
+    def _description(self) -> str:
+        settings = self._file.gateway
+        ports = [
+            f"UDP {settings.udp_ike_port} and {settings.udp_nat_port}",
+            *(f"TCP {port}" for port in settings.tcp_ports),
+            *(f"TLS {port}" for port in settings.tls_ports),
+        ]
+        return f"{settings.name} on {', '.join(ports)}"
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+def _now() -> float:
+    """Seconds of the wall clock, which go on over restarts."""
+    return _wall_clock().timestamp()
