@@ -150,19 +150,26 @@ class ScriptedInitiator(Scripted):
         endpoint = Endpoint(rng.randbytes, lambda: NOW, connections=[responder], limits=limits)
         super().__init__(own, endpoint, is_initiator=True)
 
-    def init(self) -> None:
-        """IKE_SA_INIT."""
+    def init_request(self, change: Change = unchanged) -> tuple[SaInit, bytes]:
+        """The request of IKE_SA_INIT, which may be changed, and the exchange it belongs to."""
         exchange = SaInit(self.sa)
-        payloads = exchange.request(self.sa, self.now)
-        message = self.sa.message(ExchangeType.IKE_SA_INIT, 0, payloads or ())
+        payloads = change(list(exchange.request(self.sa, self.now) or ()))
+        message = self.sa.message(ExchangeType.IKE_SA_INIT, 0, payloads)
         exchange.request_octets = message.encode()
-        (exchange.response_octets,) = self.deliver(exchange.request_octets)
+        return exchange, exchange.request_octets
+
+    def init(self, change: Change = unchanged) -> None:
+        """IKE_SA_INIT."""
+        exchange, request = self.init_request(change)
+        (exchange.response_octets,) = self.deliver(request)
         exchange.on_response(self.sa, clear(exchange.response_octets), self.now)
         self.next_id = 1
 
-    def connect(self, change: Change = unchanged) -> Message | None:
-        """IKE_SA_INIT and IKE_AUTH, whose request may be changed; gives its response."""
-        self.init()
+    def connect(
+        self, change: Change = unchanged, change_init: Change = unchanged
+    ) -> Message | None:
+        """IKE_SA_INIT and IKE_AUTH, whose requests may be changed; gives the last response."""
+        self.init(change_init)
         payloads = IkeAuth().request(self.sa, self.now)
         response = self.ask(ExchangeType.IKE_AUTH, *change(list(payloads or ())))
         self.sa.become(IkeState.ESTABLISHED)

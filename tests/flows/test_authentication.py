@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import ip_address
 
 import pytest
 
+from tests.flows.scripted import ScriptedInitiator
 from tests.kit import certs
 from tests.kit.certs import Entity, authority, entity
 from tests.kit.pair import Pair, address
-from tests.kit.policies import client, gateway, psk_local, psk_peer
+from tests.kit.policies import client, gateway, psk_local, psk_peer, road_warrior
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.iana import NotifyType
-from tunnelwrap.ike.outputs import Closed, Established
+from tunnelwrap.ike.outputs import AskLease, Closed, Established, Lease
 from tunnelwrap.ike.policy import (
     CertificateCredential,
     ConnectionPolicy,
@@ -22,6 +24,7 @@ from tunnelwrap.ike.policy import (
     PeerAuthentication,
 )
 from tunnelwrap.path import Carrier
+from tunnelwrap.wire.payloads import Notify, Payload
 
 ROOT, OTHER_ROOT = authority("Root"), authority("Other", number=101)
 GATEWAY = entity("CN=gateway", ROOT, number=1, sans=["vpn.example.org"])
@@ -288,3 +291,34 @@ def test_identities_that_print_badly_cannot_forge_log_lines() -> None:
     assert closed is not None
     assert "\n" not in closed.reason
     assert str(address("192.0.2.1")) in closed.reason
+
+
+@pytest.mark.rfc("8420", "2")
+def test_a_responder_that_cannot_sign_for_this_peer_says_so_also_after_a_lease() -> None:
+    """An Ed25519 key needs RFC 7427, which this initiator does not know."""
+    mine = entity("CN=gateway", ROOT, kind="ed25519", sans=["vpn.example.org"])
+    _, outside = road_warrior()
+    lease = Lease((ip_address("10.9.0.2"),))
+    for policy in (shows(gateway(), mine), shows(outside, mine)):
+        peer = ScriptedInitiator(replace(client(), requests_ipv4=True), policy)
+        init = peer.connect(change_init=without_hashes)
+        if init is None:
+            ask = peer.fact(AskLease)
+            assert ask is not None
+            peer.endpoint.answer(ask, lease, peer.now)
+            (octets,) = peer.drain()
+            init = peer.open(octets)
+        assert init.notify(NotifyType.AUTHENTICATION_FAILED) is not None
+        closed = peer.fact(Closed)
+        assert closed is not None
+        assert "cannot verify Ed25519" in closed.reason
+        assert "client@example.org" in closed.reason
+        assert closed.lease == (lease if policy.pool else None)
+
+
+def without_hashes(payloads: list[Payload]) -> list[Payload]:
+    return [
+        p
+        for p in payloads
+        if not (isinstance(p, Notify) and p.notify == NotifyType.SIGNATURE_HASH_ALGORITHMS)
+    ]

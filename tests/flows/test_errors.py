@@ -391,6 +391,102 @@ def test_ike_sa_init_answers_that_make_no_sense_are_waited_out_on_udp(change: Ch
     assert peer.fact(Closed) is None
 
 
+@pytest.mark.parametrize("missing", [Nonce, KeyExchange, SaPayload])
+def test_ike_sa_init_requests_that_lack_something_are_refused(missing: type) -> None:
+    peer = ScriptedInitiator(client(), gateway())
+    _, request = peer.init_request(without(missing))
+    (reply,) = peer.deliver(request)
+    assert notifies(clear(reply)) == [NotifyType.INVALID_SYNTAX]
+    assert clear(reply).spi_r == bytes(8), "no state is kept"
+    assert peer.endpoint.next_timeout() is None
+
+
+def test_an_ike_sa_init_request_with_an_impossible_public_value_is_refused() -> None:
+    peer = ScriptedInitiator(client(), gateway())
+    _, request = peer.init_request(swapped(KeyExchange, lambda p: replace(p, data=bytes(32))))
+    (reply,) = peer.deliver(request)
+    assert notifies(clear(reply)) == [NotifyType.INVALID_SYNTAX]
+
+
+@pytest.mark.parametrize("data", [bytes(31), bytes(32)])
+def test_a_child_sa_with_an_impossible_public_value_ends_the_ike_sa(data: bytes) -> None:
+    esp = "aes128gcm16-x25519"
+    peer = ScriptedInitiator(client(esp=esp), gateway(esp=esp))
+    peer.connect()
+    spoil = swapped(KeyExchange, lambda p: replace(p, data=data))
+    answer = peer.ask(ExchangeType.CREATE_CHILD_SA, *spoil(child_payloads(peer)))
+    assert notifies(answer) == [NotifyType.INVALID_SYNTAX]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        swapped(KeyExchange, lambda p: replace(p, data=bytes(32))),
+        swapped(KeyExchange, lambda p: replace(p, method=19)),
+        without(KeyExchange),
+        without(Nonce),
+    ],
+    ids=["public", "method", "ke", "nonce"],
+)
+def test_a_child_sa_with_another_key_exchange_than_asked_for_ends_the_ike_sa(
+    change: Change,
+) -> None:
+    esp = "aes128gcm16-x25519"
+    peer = ScriptedResponder(client(esp=esp), gateway(esp=esp))
+    peer.connect()
+    peer.endpoint.create_child(peer.name, client(esp=esp).child, peer.now)
+    (request,) = peer.drain()
+    peer.sa.exchange = None
+    payloads = create_child.answer(peer.sa, peer.open(request), peer.now)
+    (told,) = peer.respond(request, *change(payloads))
+    assert notifies(peer.open(told)) == [NotifyType.INVALID_SYNTAX]
+    assert closed(peer).was_established
+
+
+def test_a_message_in_clear_on_a_keyed_ike_sa_is_dropped() -> None:
+    peer = initiator()
+    peer.deliver(peer.sa.message(ExchangeType.INFORMATIONAL, peer.next_id, ()).encode())
+    assert peer.endpoint.counters["dropped_malformed"] == 1
+
+
+def test_a_late_ike_sa_init_response_is_dropped() -> None:
+    peer = ScriptedResponder(client(), gateway())
+    response = sa_init.answer(peer.sa, clear(peer.first), peer.first)
+    peer.deliver(response)
+    peer.deliver(response)
+    assert peer.endpoint.counters["dropped_unexpected"] == 1
+    assert peer.fact(Closed) is None
+
+
+# --- cookies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.rfc("7296", "2.6")
+@pytest.mark.rfc("9329", "6.3")
+def test_r8_a_cookie_is_given_back_in_front_of_the_same_request() -> None:
+    peer = ScriptedResponder(client(), gateway())
+    first = clear(peer.first)
+    for cookie in (b"first cookie", b"second cookie"):
+        peer.sa.spi_i = first.spi_i
+        answer = peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [Notify.of(NotifyType.COOKIE, cookie)])
+        (again,) = peer.deliver(answer.encode())
+        assert clear(again).payloads == (Notify.of(NotifyType.COOKIE, cookie), *first.payloads)
+        assert clear(again).message_id == 0
+    peer.first = again
+    assert peer.connect() == []
+    assert peer.fact(Established) is not None
+
+
+def test_a_responder_that_wants_cookies_for_ever_is_left() -> None:
+    peer = ScriptedResponder(client(), gateway())
+    peer.sa.spi_i = clear(peer.first).spi_i
+    answer = peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [Notify.of(NotifyType.COOKIE, b"more")])
+    restarts = [len(peer.deliver(answer.encode())) for _ in range(6)]
+    assert restarts == [1, 1, 1, 1, 0, 0]
+    peer.wait(5.0)
+    assert closed(peer).is_failure
+
+
 # --- strangers --------------------------------------------------------------------------------
 
 

@@ -2,12 +2,14 @@
 
 import pytest
 
+from tests.flows.scripted import ScriptedResponder, clear
 from tests.kit.pair import Pair, Wire
 from tests.kit.policies import client, gateway, selectors
 from tunnelwrap.iana import ExchangeType, NotifyType
 from tunnelwrap.ike.outputs import Answered, Closed, Established
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.wire.message import VERSION_OFFSET, IkeHeader
+from tunnelwrap.wire.payloads import Notify
 
 
 def sent(pair: Pair, exchange: int) -> list[bytes]:
@@ -148,3 +150,35 @@ def test_any_changed_octet_in_ike_auth_is_dropped_in_silence() -> None:
     assert pair.r.fact(Established) is None
     pair.inject(pair.r, request)
     assert pair.r.fact(Established) is not None
+
+
+@pytest.mark.rfc("7296", "1.2")
+def test_a_method_that_we_did_not_offer_ends_it_with_both_named() -> None:
+    peer = ScriptedResponder(client(), gateway())
+    peer.sa.spi_i = clear(peer.first).spi_i
+    wanted = Notify.of(NotifyType.INVALID_KE_PAYLOAD, (14).to_bytes(2, "big"))
+    assert peer.deliver(peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [wanted]).encode()) == []
+    peer.wait(3.0)
+    closed = peer.fact(Closed)
+    assert closed is not None
+    assert closed.notify == NotifyType.INVALID_KE_PAYLOAD
+    assert "MODP_2048" in closed.reason
+    assert "CURVE25519" in closed.reason
+
+
+def test_every_ike_sa_has_its_own_time() -> None:
+    """Many at once, each with its timers: none is forgotten, none comes early."""
+    pair = Pair(client(), gateway())
+    for _ in range(50):
+        pair.initiate()
+        pair.run(0.3)
+    pair.run(5.0)
+    assert len(pair.i.plane.installed) == len(pair.r.plane.installed) == 50
+    before = len(pair.i.sent)
+    pair.run(30.0)
+    assert len(pair.i.sent) >= before + 50, "each has asked whether its peer is there"
+    pair.wire.loss = 1.0
+    pair.run(400.0)
+    assert len(pair.i.closed) == len(pair.r.closed) == 50
+    assert pair.i.endpoint.next_timeout() is None
+    assert pair.r.endpoint.next_timeout() is None

@@ -7,16 +7,9 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    PrivateFormat,
-)
 
-from tests.kit.certs import entity, key
 from tests.unit.demux.gateway import (
     LOCALHOST,
     STREAM,
@@ -36,7 +29,7 @@ from tests.unit.demux.gateway import (
 )
 from tests.unit.wire.samples import load
 from tunnelwrap.demux.listener import Limits, Listener, Stranger, server_context
-from tunnelwrap.errors import ConfigError, TransportError
+from tunnelwrap.errors import TransportError
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX
 
@@ -529,11 +522,6 @@ async def test_tls_looks_like_that_of_a_web_server(context: ssl.SSLContext) -> N
             await asyncio.to_thread(open_client, gate.port, old)
 
 
-async def test_no_client_certificate_is_asked_for(context: ssl.SSLContext) -> None:
-    assert context.verify_mode is ssl.CERT_NONE
-    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
-
-
 @pytest.mark.rfc("9329", "B.3")
 @pytest.mark.parametrize("version", TLS_VERSIONS)
 async def test_sessions_can_be_resumed(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
@@ -553,24 +541,3 @@ async def test_sessions_can_be_resumed(context: ssl.SSLContext, version: ssl.TLS
         session, is_resumed = await asyncio.to_thread(visit, gate.port, None)
         assert not is_resumed
         assert (await asyncio.to_thread(visit, gate.port, session))[1]
-
-
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        server_context(tmp_path / "a.pem", tmp_path / "a.key")
-    assert caught.value.problems == [
-        f"{tmp_path}/a.pem: No such file or directory",
-        f"{tmp_path}/a.key: No such file or directory",
-    ]
-
-
-def test_files_that_do_not_serve(tmp_path: Path) -> None:
-    certificate_file, key_file = write_identity(tmp_path)
-    locked = key("p256", 7).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
-    )
-    other = entity("other", None, number=8).key_pem
-    for octets in (locked, other, b"", certificate_file.read_bytes()):
-        key_file.write_bytes(octets)
-        with pytest.raises(ConfigError, match=r"server\.pem with .*server\.key: (key|no cert)"):
-            server_context(certificate_file, key_file)

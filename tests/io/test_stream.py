@@ -172,6 +172,24 @@ async def test_much_arrives_in_batches_of_bounded_size(pair: Pair) -> None:
     transport.close()
 
 
+async def test_what_tls_holds_behind_a_full_inbox_is_not_forgotten(tmp_path: FilePath) -> None:
+    """No selector announces it: it has left the socket."""
+    near, far = await tls_pair(tmp_path)
+    owner = Owner()
+    transport = stream(far, owner)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    room = 100 + INBOX - len(PREFIX)
+    packets = PACKETS[: room // 1474 - 1]
+    packets.append(esp(0, room - length_of(packets) - 2))
+    octets = PREFIX + b"".join(map(frame, packets))
+    near.sendall(octets[:100])  # so that the last record lies across the end of the inbox
+    near.sendall(octets[100:])
+    await until(lambda: len(owner.got) == len(packets))
+    assert owner.got == packets
+    transport.close()
+    near.close()
+
+
 @pytest.mark.rfc("9329", "3")
 async def test_f4_empty_frames_are_ignored(pair: Pair) -> None:
     near, far = await pair()

@@ -372,7 +372,8 @@ class Client:
             way.take(fact)
 
     def _lost(self, transport: Transport, error: TransportError) -> None:
-        self._driver.detach(transport, error)
+        if transport.path.carrier.is_reliable:  # ICMP, which anyone can forge, ends no UDP
+            self._driver.detach(transport, error)
         for way in self._ways.values():
             if transport in (way.first, way.last):
                 way.lose(error)
