@@ -52,7 +52,8 @@ class Scripted:
         self.now = 1000.0
         self.facts: list[Output] = []
         self.sent: list[bytes] = []  # by the Endpoint
-        self.sa = IkeSa(context, (own,), path, lambda sa: None, is_initiator=is_initiator)
+        self.made: list[IkeSa] = []  # successors of the IKE SA
+        self.sa = IkeSa(context, (own,), path, self.made.append, is_initiator=is_initiator)
         self.arrival = Path(path.peer, path.local, Carrier.UDP)
         self.next_id = 0
 

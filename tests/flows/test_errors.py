@@ -487,6 +487,23 @@ def test_a_responder_that_wants_cookies_for_ever_is_left() -> None:
     assert closed(peer).is_failure
 
 
+@pytest.mark.rfc("7296", "2.21.1")
+def test_each_error_has_its_own_time_for_something_better() -> None:
+    peer = ScriptedResponder(client(), gateway())
+    peer.sa.spi_i = clear(peer.first).spi_i
+
+    def say(notify: Notify) -> int:
+        return len(peer.deliver(peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [notify]).encode()))
+
+    assert say(Notify.of(NotifyType.NO_PROPOSAL_CHOSEN)) == 0
+    assert say(Notify.of(NotifyType.COOKIE, b"go on")) == 1, "that is better"
+    peer.wait(3.0)
+    assert peer.fact(Closed) is None
+    assert say(Notify.of(NotifyType.NO_PROPOSAL_CHOSEN)) == 0
+    peer.wait(3.0)
+    assert closed(peer).notify == NotifyType.NO_PROPOSAL_CHOSEN
+
+
 # --- strangers --------------------------------------------------------------------------------
 
 

@@ -77,6 +77,24 @@ def test_the_answering_side_sends_in_the_new_child_sa_only_when_the_old_is_delet
     settled(pair)
 
 
+def test_a_child_sa_that_waits_for_its_use_and_is_rekeyed_itself_is_not_used_any_more() -> None:
+    pair = connected()
+    pair.wire.filter = lambda sender, header, octets: (
+        sender == "r" or header.exchange != ExchangeType.INFORMATIONAL
+    )
+    rekey_child(pair, pair.i)
+    pair.drain(pair.i)
+    pair.run(1.0)
+    waiting = [*pair.r.plane.installed][-1]
+    pair.do(pair.r, lambda e, sa, now: e.limit_reached(sa, waiting, now, is_hard=False))
+    pair.run(1.0)
+    newest = pair.r.plane.sending
+    assert newest is not None
+    assert newest.spi_in != waiting
+    pair.run(5.0)
+    assert pair.r.plane.sending == newest
+
+
 @pytest.mark.parametrize("esp", ["aes128gcm16", "aes128gcm16-x25519"])
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.rfc("7296", "2.8.1")
@@ -229,6 +247,64 @@ def test_everything_crosses_everything_on_a_stream(
     assert pair.agreed()
     is_closed = close_ike in (ours, theirs)
     assert bool(pair.i.closed) is bool(pair.r.closed) is is_closed
+
+
+def lose_response(pair: Pair, sender: str) -> None:
+    """The first response of CREATE_CHILD_SA by one side is lost."""
+    left = [1]
+
+    def passes(who: str, header: IkeHeader, octets: bytes) -> bool:
+        is_it = header.exchange == ExchangeType.CREATE_CHILD_SA and header.is_response
+        if who != sender or not is_it or not left:
+            return True
+        left.clear()
+        return False
+
+    pair.wire.filter = passes
+
+
+@pytest.mark.parametrize("make", [rekey_child, create_child], ids=lambda action: action.__name__)
+@pytest.mark.parametrize("then", [rekey_child, delete_child], ids=lambda action: action.__name__)
+def test_what_the_peer_does_next_overtakes_the_response_that_makes_a_child_sa(
+    make: Callable[[Pair, Host], None], then: Callable[[Pair, Host], None]
+) -> None:
+    pair = connected()
+    lose_response(pair, "r")
+    make(pair, pair.i)
+    pair.drain(pair.i)
+    pair.run(0.03)
+    newest = [*pair.r.plane.installed][-1]
+    pair.do(
+        pair.r,
+        lambda e, sa, now: e.limit_reached(sa, newest, now, is_hard=then is delete_child),
+    )
+    pair.run(60.0)
+    assert pair.agreed()
+    assert newest not in pair.r.plane.installed
+    expected = {rekey_child: 1, delete_child: 0}[then] + (make is create_child)
+    assert len(pair.i.plane.installed) == expected
+
+
+@pytest.mark.rfc("7296", "2.18")
+def test_on_a_stream_a_new_ike_sa_is_used_when_the_peer_is_sure_to_know_it() -> None:
+    """What waits in the queue of the side that answered a rekey waits for a sign of that."""
+    pair = Pair(quiet(client()), quiet(gateway()), carrier=Carrier.TLS)
+    pair.connect()
+    lose_response(pair, "r")
+    rekey_ike(pair, pair.i)
+    pair.drain(pair.i)
+    pair.run(0.02)
+    before = len(pair.r.sent)
+    rekey_child(pair, pair.r)
+    pair.drain(pair.r)
+    pair.run(5.0)
+    assert len(pair.r.sent) == before
+    pair.wire.broken.add(0)
+    path = replace(pair.path, id=1)
+    pair.do(pair.i, lambda e, sa, now: e.path_up(sa, path, now))
+    pair.run(5.0)
+    assert len(pair.r.sent) > before
+    settled(pair)
 
 
 @pytest.mark.parametrize("seed", range(6))

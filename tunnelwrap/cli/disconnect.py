@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from tunnelwrap.config.load import control_socket
-from tunnelwrap.daemon.control import ask
+from tunnelwrap.daemon.control import ask, wait_for_end
 
 _TIMEOUT_S: Final = 15.0
 
@@ -19,5 +19,7 @@ def disconnect(file: Path) -> None:
     \b
     Exit status: 0 it ended, 1 none was running or it did not answer.
     """
-    ask(control_socket(file), "disconnect", _TIMEOUT_S)
+    path = control_socket(file)
+    ask(path, "disconnect", _TIMEOUT_S)
+    wait_for_end(path, _TIMEOUT_S)
     click.echo("disconnected")

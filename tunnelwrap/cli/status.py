@@ -1,13 +1,11 @@
 """``tunnelwrap status``: what a running client or gateway is doing."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from tunnelwrap.config.load import control_socket
 from tunnelwrap.daemon.control import ask
@@ -29,11 +27,10 @@ def status(file: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result))
         return
-    console = Console()
-    console.print(_headline(result))
-    sas = _rows(result["ike_sas"])
-    if sas:
-        console.print(_table(sas))
+    click.echo(_headline(result))
+    for sa in _rows(result["ike_sas"]):
+        click.echo()
+        click.echo("\n".join(_lines(sa)))
 
 
 def _headline(result: Mapping[str, object]) -> str:
@@ -42,30 +39,26 @@ def _headline(result: Mapping[str, object]) -> str:
     return f"{result['role']} {result['name']}: {peers}, data plane {result['data_plane']}"
 
 
-def _table(sas: Iterable[Mapping[str, object]]) -> Table:
-    table = Table("peer", "carrier", "from", "addresses", "suites", "in", "out", "up")
-    for sa in sas:
-        children = _rows(sa["child_sas"])
-        suites = dict.fromkeys([sa["ike_suite"], *(child["esp_suite"] for child in children)])
-        table.add_row(
-            str(sa["peer_identity"]),
-            str(sa["carrier"]),
-            str(sa["peer"]),
-            _lines(sa["addresses"]),
-            _lines(list(suites)),
-            _amount(child["octets_in"] for child in children),
-            _amount(child["octets_out"] for child in children),
-            _duration(sa["seconds"]),
-        )
-    return table
+def _lines(sa: Mapping[str, object]) -> Iterator[str]:
+    """What there is to say of one peer."""
+    children = _rows(sa["child_sas"])
+    suites = dict.fromkeys([sa["ike_suite"], *(child["esp_suite"] for child in children)])
+    yield str(sa["peer_identity"])
+    yield f"  at         {sa['peer']} over {sa['carrier']}, for {_duration(sa['seconds'])}"
+    yield f"  addresses  {_joined(sa['addresses'])}"
+    for child in children:
+        yield f"  carries    {_joined(child['local_ts'])} === {_joined(child['peer_ts'])}"
+    amounts = (_amount(child[key] for child in children) for key in ("octets_in", "octets_out"))
+    yield "  traffic    {} in, {} out".format(*amounts)
+    yield f"  suites     {_joined(list(suites))}"
 
 
 def _rows(value: object) -> list[dict[str, object]]:
     return value if isinstance(value, list) else []
 
 
-def _lines(values: object) -> str:
-    return "\n".join(str(value) for value in _rows(values)) or "-"
+def _joined(values: object) -> str:
+    return ", ".join(str(value) for value in _rows(values)) or "-"
 
 
 def _amount(counts: Iterable[object]) -> str:

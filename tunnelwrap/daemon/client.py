@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, repeat
 from pathlib import Path
@@ -20,23 +21,21 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tunnelwrap.config.compose import connection_policies
 from tunnelwrap.config.model import ClientFile
-from tunnelwrap.daemon.control import Answer, ControlServer
+from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
-from tunnelwrap.daemon.host import Host
+from tunnelwrap.daemon.host import Host, Inside, check_rights
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
 from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
 from tunnelwrap.errors import (
     AllCarriersFailed,
     ConnectFailed,
+    DataPlaneError,
     PeerRefused,
     TransportError,
     TunnelwrapError,
 )
-from tunnelwrap.hostnet import Change
-from tunnelwrap.hostnet.dns import dns_change
-from tunnelwrap.hostnet.links import client_changes
 from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike import outputs
 from tunnelwrap.ike.child_sa import ChildSa
@@ -82,6 +81,9 @@ class Client:
         carriers: the rungs of the ladder, from the first to the last.
         tls_keylog: file that gets the TLS secrets, for Wireshark; None: nobody.
         tell: gets what happens.
+
+    Raises:
+        TunnelwrapError: another one runs with this configuration, or the TUN device cannot be had.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Client:
         tls_keylog: Path | None,
         tell: Tell,
     ) -> None:
+        check_rights()
+        check_free(file.client.control_socket)
         self._name = name
         self._settings = file.client
         self._policy = connection_policies(file)[0]
@@ -106,7 +110,8 @@ class Client:
         self._ways: dict[int, Way] = {}
         self._attempts: list[Attempt] = []
         self._way: Way | None = None
-        self._addresses: list[IpAddress] = []
+        self._addresses: list[IpAddress] = []  # of the gateway
+        self._inside: Inside | None = None  # what the host is configured for
         self._host = Host(name, self._settings.state_directory)
         plane = UserspacePlane(self._host.tun, self._loop, self._expired, MAX_TUN_MTU)
         endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC))
@@ -136,18 +141,22 @@ class Client:
             if not self._is_stopping or self._task is None:
                 raise
             self._task.uncancel()
-            await self._say_goodbye()
+            await self._say_goodbye("disconnected")
             self._tell(Closed(reason="disconnected"))
+            logger.info("disconnected")
         except TunnelwrapError as error:
+            self._is_stopping = True  # a signal would end it no sooner
+            await self._say_goodbye(str(error))
             self._tell(Closed(reason=str(error)))
             raise
         finally:
-            self._control.close()
             self._host.undo()
             self._driver.close()
+            self._control.close()
 
     async def _connect_and_keep(self) -> None:
         """The first connection must succeed; later ones are tried again and again."""
+        self._addresses = await resolve(self._settings.gateway)
         way = await self._establish()
         while True:
             end = await self._keep(way)
@@ -158,14 +167,30 @@ class Client:
             way = await self._reestablish()
 
     async def _reestablish(self) -> Way:
-        for pause in chain(RECONNECT_S, repeat(RECONNECT_S[-1])):
+        for number, pause in enumerate(chain(RECONNECT_S, repeat(RECONNECT_S[-1]))):
             await asyncio.sleep(pause)
             self._started = self._loop.time()
             try:
+                if number:  # it is not where it was
+                    await self._resolve_again()
                 return await self._establish()
             except TransportError as error:
                 logger.info("no way to the gateway yet: %s", error)
         raise AssertionError("the pauses never end")
+
+    async def _resolve_again(self) -> None:
+        """Ask for the gateway's addresses; without an answer, those known may still be good.
+
+        The name servers may be in the tunnel, which is down. The host stays configured for it, so
+        that nothing leaves in clear meanwhile; but a new address must be reached outside.
+        """
+        try:
+            self._addresses = await resolve(self._settings.gateway)
+        except TransportError as error:
+            logger.debug("= %s", error)
+            return
+        if self._inside is not None:
+            self._configure_host(replace(self._inside, gateways=self._gateways))
 
     # --- the ladder --------------------------------------------------------------------------
 
@@ -177,7 +202,6 @@ class Client:
             PeerRefused: the gateway does not want us.
         """
         self._attempts = []
-        self._addresses = await resolve(self._settings.gateway)
         rungs = self._rungs()
         while True:
             way = await self._climb(rungs)
@@ -263,6 +287,11 @@ class Client:
         )
 
     @property
+    def _gateways(self) -> tuple[IpAddress, ...]:
+        """Its addresses, in an order that is always the same: DNS turns them round."""
+        return tuple(sorted(self._addresses, key=str))
+
+    @property
     def _server_name(self) -> str:
         return self._settings.server_name or self._settings.gateway
 
@@ -291,7 +320,7 @@ class Client:
         """There is a tunnel: configure the host for it, and say so."""
         self._way = way
         child = self._child(way)
-        self._host.change_to(self._changes(way, child, established.lease))
+        self._configure_host(self._inside_of(way, child, established.lease))
         self._note(Dialled(way.rung.carrier, "established", self._elapsed()))
         addresses = established.lease.addresses if established.lease else ()
         event = Established(
@@ -312,18 +341,31 @@ class Client:
 
     def _child(self, way: Way) -> ChildSa:
         children = self._driver.live[way.sa].children
+        if not children:
+            raise DataPlaneError("the Child SA cannot be carried on this host")
         return next(iter(children.values()))
 
-    def _changes(self, way: Way, child: ChildSa, lease: outputs.Lease | None) -> list[Change]:
-        tun = self._host.tun.name
-        networks = [network for selector in child.ts_peer for network in selector.networks()]
-        mtu = min(tun_mtu_for(way.last.max_datagram, child.suite), MAX_TUN_MTU)
-        addresses = lease.addresses if lease else ()
-        changes = client_changes(tun, mtu, addresses, networks, self._addresses)
-        if lease and lease.dns and self._settings.dns:
-            is_default = any(network.prefixlen == 0 for network in networks)
-            changes.append(dns_change(tun, lease.dns, lease.domains, is_default=is_default))
-        return changes
+    def _inside_of(self, way: Way, child: ChildSa, lease: outputs.Lease | None) -> Inside:
+        selected = [selector.networks() for selector in child.ts_peer]
+        return Inside(
+            mtu=min(tun_mtu_for(way.last.max_datagram, child.suite), MAX_TUN_MTU),
+            addresses=lease.addresses if lease else (),
+            networks=tuple(chain.from_iterable(selected)),
+            gateways=self._gateways,
+            dns=lease.dns if lease and self._settings.dns else (),
+            domains=lease.domains if lease else (),
+        )
+
+    def _configure_host(self, inside: Inside) -> None:
+        """Configure it anew, if anything is to be other than it is.
+
+        What was there is taken back before, or the host would take it for its own.
+        """
+        if inside != self._inside:
+            self._host.undo()
+            self._inside = None
+            self._host.apply(inside.changes(self._host.tun.name))
+            self._inside = inside
 
     async def _keep(self, way: Way) -> outputs.Closed:
         """Open a broken stream again as often as it breaks, until the IKE SA ends."""
@@ -350,12 +392,12 @@ class Client:
             self._driver.path_up(way.sa, transport)
             return
 
-    async def _say_goodbye(self) -> None:
+    async def _say_goodbye(self, reason: str) -> None:
         """Delete the IKE SA; a gateway that does not answer is left."""
         way = self._way
         if way is None or way.end is not None:
             return
-        self._driver.close_sa(way.sa, "disconnected")
+        self._driver.close_sa(way.sa, reason)
         try:
             async with asyncio.timeout(CLOSE_S):
                 while way.end is None:

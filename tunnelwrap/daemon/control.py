@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_LINE: Final = 1 << 20
 REQUEST_S: Final = 5.0
 """How long a client of the socket may take to say what it wants."""
+
+_POLL_S: Final = 0.05
 
 Answer = Mapping[str, object]
 Command = Callable[[], Awaitable[Answer]]
@@ -107,6 +110,46 @@ def ask(path: Path, command: str, timeout_s: float) -> dict[str, object]:
     return _result(line)
 
 
+def wait_for_end(path: Path, timeout_s: float) -> None:
+    """Wait until no daemon is behind a control socket any more: closing it is its last deed.
+
+    Raises:
+        ControlError: it still runs.
+    """
+    deadline = time.monotonic() + timeout_s
+    while is_served(path):
+        if time.monotonic() > deadline:
+            raise ControlError(f"the daemon at {path} has not ended within {timeout_s:g} s")
+        time.sleep(_POLL_S)
+
+
+def check_free(path: Path) -> None:
+    """See that no daemon listens at a control socket.
+
+    Raises:
+        ControlError: one does, or somebody else's may.
+    """
+    if is_served(path):
+        raise ControlError(f"a tunnelwrap with this configuration is running (at {path})")
+
+
+def is_served(path: Path) -> bool:
+    """Whether a daemon listens at a control socket.
+
+    Raises:
+        ControlError: it is not ours to ask.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(REQUEST_S)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError as error:
+            raise ControlError(_why_not(path, error)) from error
+    return True
+
+
 def _result(line: bytes) -> dict[str, object]:
     try:
         answer = json.loads(line)
@@ -135,17 +178,10 @@ def _why_not(path: Path, error: OSError) -> str:
 
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a daemon that was killed; refuse where one is running."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(REQUEST_S)
-        try:
-            probe.connect(str(path))
-        except FileNotFoundError:
-            return
-        except ConnectionRefusedError:
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-            return
-    raise ControlError(f"a tunnelwrap with this configuration is running (it listens at {path})")
+    check_free(path)
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
 
 
 def _bound(path: Path) -> socket.socket:

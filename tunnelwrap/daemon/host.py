@@ -6,16 +6,25 @@ Owns: the journal. The TUN device belongs to the data plane that is made on it.
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
 from tunnelwrap.dataplane.tun import Tun
+from tunnelwrap.errors import NotPrivileged
 from tunnelwrap.hostnet import Change
+from tunnelwrap.hostnet.dns import dns_change
 from tunnelwrap.hostnet.journal import Journal, recover
+from tunnelwrap.hostnet.links import client_changes
+from tunnelwrap.path import IpAddress
 
 logger = logging.getLogger(__name__)
 
+IpNetwork = IPv4Network | IPv6Network
+
 _MAX_DEVICE: Final = 15  # IFNAMSIZ less its final zero
+_CAP_NET_ADMIN: Final = 12  # of linux/capability.h
 
 
 class Host:
@@ -27,6 +36,7 @@ class Host:
 
     Raises:
         HostNetError: another process runs under this name.
+        NotPrivileged: without CAP_NET_ADMIN.
         DataPlaneError: there is no TUN device to be had.
     """
 
@@ -35,26 +45,20 @@ class Host:
         path = state_directory / "journal"
         self._clean_up(path)
         self._journal = Journal(path)
-        self._changes: list[Change] = []
         self.tun = Tun.open(f"tw-{self.name}"[:_MAX_DEVICE])
 
-    def change_to(self, changes: Sequence[Change]) -> None:
-        """Make these changes in place of those made before.
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make these changes.
 
         Raises:
-            HostNetError: the host refuses one; then none of them is left.
+            HostNetError: the host refuses one; then none of all that was made is left.
         """
-        if list(changes) == self._changes:
-            return
-        self.undo()
         self._journal.apply_all(changes)
-        self._changes = list(changes)
         for change in changes:
             logger.debug("= %s", change)
 
     def undo(self) -> None:
         """Take everything back; calling twice is fine."""
-        self._changes = []
         for problem in self._journal.undo_all():
             logger.warning("not undone (the next start tries again): %s", problem)
 
@@ -65,3 +69,39 @@ class Host:
             logger.warning("left by a former run, and not undone: %s", problem)
         if recovery.undone:
             logger.info("undone what a former run left: %s", "; ".join(recovery.undone))
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What a client's host is configured for."""
+
+    mtu: int
+    addresses: tuple[IpAddress, ...]
+    networks: tuple[IpNetwork, ...]
+    gateways: tuple[IpAddress, ...]
+    dns: tuple[IpAddress, ...]
+    domains: tuple[str, ...]
+
+    def changes(self, tun: str) -> list[Change]:
+        """The changes that come to this, from what the host is now.
+
+        Raises:
+            HostNetError: the host cannot be read.
+        """
+        changes = client_changes(tun, self.mtu, self.addresses, self.networks, self.gateways)
+        if self.dns:
+            is_default = any(network.prefixlen == 0 for network in self.networks)
+            changes.append(dns_change(tun, self.dns, self.domains, is_default=is_default))
+        return changes
+
+
+def check_rights() -> None:
+    """See that this process may change the host's network.
+
+    Raises:
+        NotPrivileged: it may not.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    rights = next(int(line.split()[1], 16) for line in lines if line.startswith("CapEff:"))
+    if not rights >> _CAP_NET_ADMIN & 1:
+        raise NotPrivileged("this needs root, or the right CAP_NET_ADMIN")

@@ -20,9 +20,9 @@ from tunnelwrap.config.compose import connection_policies, limits
 from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.model import Pool as PoolSettings
 from tunnelwrap.config.selectors import parse_selector
-from tunnelwrap.daemon.control import Answer, ControlServer
+from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
-from tunnelwrap.daemon.host import Host
+from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.demux.listener import Listener, server_context
@@ -56,15 +56,22 @@ class Server:
     Args:
         file: the configuration.
         name: of the instance.
+
+    Raises:
+        TunnelwrapError: another one runs with this configuration, or the TUN device or the leases
+            cannot be had.
     """
 
     def __init__(self, file: GatewayFile, name: str) -> None:
+        check_rights()
+        check_free(file.gateway.control_socket)
         self._file = file
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._emptied = asyncio.Event()  # no IKE SA is left, and we are to end
         self._stream_ids = 0
+        self._peers: dict[int, str] = {}  # who an established IKE SA is with
         self._pools = {key: Pool(pool.networks) for key, pool in file.pools.items()}
         self._policies = connection_policies(file)
         state = file.gateway.state_directory
@@ -90,14 +97,16 @@ class Server:
         """Serve until told to stop.
 
         Raises:
-            TunnelwrapError: a port, the TUN device or the host's network cannot be had.
+            TunnelwrapError: a port cannot be had, or the host refuses a change.
         """
         try:
             await self._control.start()
-            self._host.change_to(self._changes())
+            self._host.apply(self._changes())
             self._listen_udp()
+            self._listen_streams()
             async with asyncio.TaskGroup() as tasks:
-                self._listen_streams(tasks)
+                for listener in self._streams:
+                    tasks.create_task(listener.run())
                 reaper = tasks.create_task(self._reap())
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
@@ -109,7 +118,6 @@ class Server:
             self._close()
 
     def _close(self) -> None:
-        self._control.close()
         self._host.undo()
         for stream in self._streams:
             stream.close()
@@ -117,6 +125,7 @@ class Server:
             udp.close()
         self._driver.close()
         self._leases.close()
+        self._control.close()
 
     async def _say_goodbye(self) -> None:
         """Delete every IKE SA; clients that do not answer are forgotten."""
@@ -173,11 +182,11 @@ class Server:
                 return transport
         return None
 
-    def _listen_streams(self, tasks: asyncio.TaskGroup) -> None:
+    def _listen_streams(self) -> None:
         for port in self._file.gateway.tcp_ports:
-            self._listen(tasks, port, None)
+            self._listen(port, None)
         for port in self._file.gateway.tls_ports:
-            self._listen(tasks, port, self._tls())
+            self._listen(port, self._tls())
 
     def _tls(self) -> ssl.SSLContext:
         tls = self._file.gateway.tls
@@ -186,10 +195,9 @@ class Server:
         assert tls.key.file is not None
         return server_context(tls.certificate.file, tls.key.file)
 
-    def _listen(self, tasks: asyncio.TaskGroup, port: int, context: ssl.SSLContext | None) -> None:
-        listener = Listener(self._file.gateway.listen, port, self._on_stream, context)
-        self._streams.append(listener)
-        tasks.create_task(listener.run())
+    def _listen(self, port: int, context: ssl.SSLContext | None) -> None:
+        listening = self._file.gateway.listen
+        self._streams.append(Listener(listening, port, self._on_stream, context))
 
     def _on_stream(self, sock: socket.socket, carrier: Carrier, received: bytes) -> None:
         """A stream that begins as RFC 9329 wants it."""
@@ -223,6 +231,7 @@ class Server:
     def _observe(self, fact: Fact) -> None:
         match fact:
             case Established():
+                self._peers[fact.sa] = fact.peer_identity
                 lease = fact.lease
                 addresses = ", ".join(map(str, lease.addresses)) if lease else "no address"
                 logger.info(
@@ -247,7 +256,8 @@ class Server:
     def _closed(self, fact: Closed) -> None:
         self._leave_if_empty()
         level = logging.WARNING if fact.is_failure else logging.INFO
-        logger.log(level, "IKE SA %d closed: %s%s", fact.sa, fact.reason, fact.hint)
+        who = self._peers.pop(fact.sa, "a peer that was not established")
+        logger.log(level, "%s closed: %s%s", who, fact.reason, fact.hint)
         if fact.lease is not None:
             for pool in self._pools:
                 self._leases.release(pool, fact.lease.addresses, _now())

@@ -131,7 +131,8 @@ class CreateChild:
                 reason = f"{error}; we asked for {self._ask.offer}"
                 sa.context.emit(ChildRefused(sa.id, sa.chosen_policy.name, reason))
             return Next.DONE
-        sa.children.install(child, self._policy, now, use_outbound=True, replaces=None)
+        if not _ended_early(sa, child):
+            sa.children.install(child, self._policy, now, use_outbound=True, replaces=None)
         return Next.DONE
 
 
@@ -176,6 +177,9 @@ class RekeyChild:
             if self._ask.may_retry(self._policy, error):
                 return Next.AGAIN
             self._refused(sa, error, now)
+            return Next.DONE
+        if _ended_early(sa, new):
+            sa.enqueue(DeleteChild(self.spi_in))
             return Next.DONE
         is_redundant = self.crossed is not None and ours_is_redundant(nonces, self.crossed[0])
         sa.children.install(
@@ -363,6 +367,8 @@ def _answer_new_child(sa: IkeSa, message: Message, now: float) -> list[Payload]:
 
 def _answer_rekey_child(sa: IkeSa, message: Message, notify: Notify, now: float) -> list[Payload]:
     old = sa.children.find_outbound(int.from_bytes(notify.spi, "big"))
+    if old is None and isinstance(sa.exchange, CreateChild | RekeyChild):
+        raise TemporaryFailure("our own exchange may be about this Child SA")
     if old is None or old.successor is not None or old.state is ChildState.REKEYED:
         raise ChildSaNotFound(f"no Child SA with outbound SPI {notify.spi.hex()}", notify.spi)
     if old.state is ChildState.DELETING:
@@ -413,6 +419,14 @@ def _install_rekeyed(
     new.protection = Protection(
         suite, new.keys, is_initiator=new.is_initiator, random=new.context.random
     )
+
+
+def _ended_early(sa: IkeSa, child: ChildSa) -> bool:
+    """True where the peer's delete of a Child SA has overtaken the response that makes it."""
+    if child.spi_out not in sa.ended_early:
+        return False
+    sa.context.release_spi(child.spi_in)
+    return True
 
 
 def _retry_s(sa: IkeSa) -> float:

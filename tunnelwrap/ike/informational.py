@@ -104,7 +104,8 @@ def _delete_children(sa: IkeSa, delete: Delete, now: float) -> list[Payload]:
     ours = []
     for spi in delete.spis:
         child = sa.children.find_outbound(int.from_bytes(spi, "big"))
-        if child is None:
+        if child is None:  # or not yet: the response that has it may be lost on its way
+            sa.ended_early.add(int.from_bytes(spi, "big"))
             continue
         # where our own delete crosses, each side already names its half. RFC 7296 §1.4.1
         if child.state is not ChildState.DELETING:

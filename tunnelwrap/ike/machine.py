@@ -119,9 +119,10 @@ def path_up(sa: IkeSa, path: Path, now: float) -> None:
     if sa.exchange is not None:
         _resend(sa, now)
     # That may be answered already: only a new request makes the responder follow. An IKE_SA_INIT
-    # has no keys for one yet, nor has an IKE SA that waits for ``authenticate``.
-    is_authenticating = isinstance(sa.exchange, IkeAuth)
-    if sa.is_primary and (sa.state is IkeState.ESTABLISHED or is_authenticating):
+    # has no keys for one yet, nor has an IKE SA that waits for ``authenticate``; a rekeyed one
+    # may be the only one that the peer knows.
+    is_known = sa.state in {IkeState.ESTABLISHED, IkeState.REKEYED}
+    if is_known or isinstance(sa.exchange, IkeAuth):
         sa.queue.appendleft(Liveness())
         pump(sa, now)
 
@@ -198,7 +199,12 @@ def next_timeout(sa: IkeSa) -> float | None:
 
 
 def pump(sa: IkeSa, now: float) -> None:
-    """Send the next request while the window is free."""
+    """Send the next request while the window is free.
+
+    A stream carries a request once: to a peer that does not know the IKE SA yet it would be lost.
+    """
+    if not sa.is_confirmed:
+        return
     while sa.exchange is None and sa.queue and sa.state is not IkeState.CLOSED:
         if sa.state is IkeState.DELETING:
             sa.queue.clear()
@@ -241,13 +247,14 @@ def _on_request(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     if sa.path.carrier.is_reliable and not path.carrier.is_reliable:
         _drop(sa, "not_by_stream")  # RFC 9329 §2: once on TCP, all of it stays there
     elif verdict is Verdict.DUPLICATE and sa.responses.response is not None:
-        sa.transmit(sa.responses.response, path)
+        sa.transmit(sa.responses.response, _way_back(sa, path))
     elif verdict is not Verdict.NEW:
         _drop(sa, f"request_{verdict.value}")
     elif not is_legal(sa.state, message.exchange, by_initiator=message.is_initiator):
         _drop(sa, "illegal_exchange")
     else:
         sa.last_heard = now
+        sa.is_confirmed = True
         sa.responses.begin()
         _follow(sa, path, now)
         if not deletes_ike(message):  # what the peer uses is what it has chosen
@@ -392,6 +399,7 @@ def _send_request(sa: IkeSa, exchange: Exchange, payloads: Sequence[Payload], no
         octets = sa.agreed[2].seal(message)
     sa.context.trace(sa.id, "debug", f"> {message} to {sa.path}")
     sa.exchange = exchange
+    sa.ended_early.clear()
     sa.requests.sent(octets, now, is_reliable=sa.path.carrier.is_reliable)
     sa.transmit(octets)
 
@@ -399,9 +407,15 @@ def _send_request(sa: IkeSa, exchange: Exchange, payloads: Sequence[Payload], no
 def _send_response(sa: IkeSa, request: Message, payloads: list[Payload], path: Path) -> None:
     message = sa.reply(request.exchange, request.message_id, payloads)
     octets = sa.agreed[2].seal(message)
-    sa.context.trace(sa.id, "debug", f"> {message} to {path}")
+    back = _way_back(sa, path)
+    sa.context.trace(sa.id, "debug", f"> {message} to {back}")
     sa.responses.answered(octets)
-    sa.transmit(octets, path)
+    sa.transmit(octets, back)
+
+
+def _way_back(sa: IkeSa, path: Path) -> Path:
+    """A response goes where the request came from; the originator knows which stream is alive."""
+    return sa.path if sa.is_originator and path.carrier.is_reliable else path
 
 
 def _retransmit(sa: IkeSa, now: float) -> None:

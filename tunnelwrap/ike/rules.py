@@ -54,7 +54,9 @@ CHILD_TRANSITIONS: Final[dict[ChildState, frozenset[ChildState]]] = {
     ChildState.INSTALLED: frozenset(
         {ChildState.REKEYING, ChildState.REKEYED, ChildState.DELETING, ChildState.CLOSED}
     ),
-    ChildState.REKEYING: frozenset({ChildState.INSTALLED, ChildState.REKEYED, ChildState.CLOSED}),
+    ChildState.REKEYING: frozenset(
+        {ChildState.INSTALLED, ChildState.REKEYED, ChildState.DELETING, ChildState.CLOSED}
+    ),
     ChildState.REKEYED: frozenset({ChildState.DELETING, ChildState.CLOSED}),
     ChildState.DELETING: frozenset({ChildState.CLOSED}),
     ChildState.CLOSED: frozenset(),

@@ -87,10 +87,12 @@ class IkeSa:
         "claimed",
         "connections",
         "context",
+        "ended_early",
         "exchange",
         "floats_to",
         "handshake",
         "id",
+        "is_confirmed",
         "is_initiator",
         "is_originator",
         "is_primary",
@@ -105,6 +107,7 @@ class IkeSa:
         "policy",
         "protection",
         "queue",
+        "replaced_by",
         "replaces",
         "requests",
         "responses",
@@ -114,6 +117,27 @@ class IkeSa:
         "suite",
         "timers",
     )
+
+    policy: ConnectionPolicy | None  # the connection; a responder finds it in IKE_AUTH
+    floats_to: Path | None  # our path on UDP port 4500, if a NAT is found
+    is_originator: bool  # of the first IKE SA, for life. RFC 9329 §1.2
+    is_confirmed: bool  # False: the peer may not have our response that makes it yet
+    replaces: "IkeSa | None"  # the IKE SA that this one rekeys, until it takes over
+    replaced_by: "IkeSa | None"  # the one that has taken over
+    suite: IkeSuite | None
+    keys: IkeKeys | None
+    protection: Protection | None
+    handshake: Handshake | None
+    claimed: Identity | None  # who the peer says it is
+    peer_identity: Identity | None  # who it has proved to be
+    lease_local: Lease | None
+    lease_peer: Lease | None
+    ended_early: set[int]  # outbound SPIs that were deleted before the response that has them
+    exchange: Exchange | None  # what waits for a response
+    queue: deque[Exchange]  # what waits for the window
+    ask: int | None  # the question for a lease that ``pending`` waits for
+    pending: Message | None  # a request whose answer waits for the shell
+    activity_ask: int | None  # the question whether ESP came in
 
     def __init__(
         self,
@@ -125,40 +149,26 @@ class IkeSa:
         is_initiator: bool,
         sa_id: int | None = None,
     ) -> None:
-        self.context = context
+        self.context, self._register = context, register
         self.id = context.new_sa_id() if sa_id is None else sa_id
         self.connections = tuple(connections)
-        self.policy: ConnectionPolicy | None = connections[0] if is_initiator else None
-        self.path = path
-        self.floats_to: Path | None = None
-        self.is_initiator = is_initiator
-        self.is_originator = is_initiator  # of the first IKE SA, for life. RFC 9329 §1.2
-        self.is_primary = True
-        self.replaces: IkeSa | None = None  # the IKE SA that this one rekeys, until it takes over
+        self.policy = connections[0] if is_initiator else None
+        self.path, self.floats_to, self.nat = path, None, Nat()
+        self.is_initiator = self.is_originator = is_initiator
+        self.is_primary = self.is_confirmed = True
+        self.replaces = self.replaced_by = None
         self.spi_i = context.new_ike_spi() if is_initiator else bytes(8)
         self.spi_r = bytes(8)
         self.state = IkeState.CONNECTING
-        self.suite: IkeSuite | None = None
-        self.keys: IkeKeys | None = None
-        self.protection: Protection | None = None
-        self.handshake: Handshake | None = None
-        self.nat = Nat()
-        self.claimed: Identity | None = None  # who the peer says it is
-        self.peer_identity: Identity | None = None  # who it has proved to be
-        self.lease_local: Lease | None = None
-        self.lease_peer: Lease | None = None
-        self.children = Children(context, self.id)
+        self.suite = self.keys = self.protection = self.handshake = None
+        self.claimed = self.peer_identity = self.lease_local = self.lease_peer = None
+        self.children, self.ended_early = Children(context, self.id), set()
         self.timers = Timers()
         retransmission = self.policy.retransmission if self.policy else Retransmission()
-        self.requests = RequestWindow(retransmission)
-        self.responses = ResponseWindow()
-        self.exchange: Exchange | None = None
-        self.queue: deque[Exchange] = deque()
-        self.ask: int | None = None  # the question for a lease that ``pending`` waits for
-        self.pending: Message | None = None  # a request whose answer waits for the shell
-        self.activity_ask: int | None = None  # the question whether ESP came in
+        self.requests, self.responses = RequestWindow(retransmission), ResponseWindow()
+        self.exchange, self.queue = None, deque()
+        self.ask = self.pending = self.activity_ask = None
         self.last_heard = 0.0
-        self._register = register
 
     def __str__(self) -> str:
         return f"{self.spi_i.hex()}_i {self.spi_r.hex()}_r"
@@ -276,6 +286,7 @@ class IkeSa:
         new.requests = RequestWindow(self.chosen_policy.retransmission)
         new.spi_i, new.spi_r = spi_i, spi_r
         new.replaces = self
+        new.is_confirmed = is_initiator
         new.nat, new.claimed, new.peer_identity = self.nat, self.claimed, self.peer_identity
         new.lease_local, new.lease_peer = self.lease_local, self.lease_peer
         new.become(IkeState.AUTHENTICATING)
@@ -289,6 +300,7 @@ class IkeSa:
         new.queue.extend(self.queue)
         self.queue.clear()
         new.is_primary, self.is_primary = True, False
+        self.replaced_by = new
         self.timers.stop_all()
         self.become(IkeState.REKEYED)
 
@@ -310,6 +322,8 @@ class IkeSa:
         self.exchange = None
         self.children.remove_all()
         self.requests.withdraw()
+        if self.replaced_by is not None:
+            self.replaced_by.is_confirmed = True
         if self.is_primary:
             self.context.emit(
                 Closed(self.id, reason, notify, hint, is_failure, self.lease_peer, was_established)

@@ -1,0 +1,340 @@
+"""Gateway and client as they run: what breaks, what ends, what is said, what is left behind.
+
+The hosts are those of ``tests.kit.daemons``.
+"""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.daemons import (
+    GATEWAY,
+    QUICK,
+    SITE,
+    Daemon,
+    Hosts,
+    Issued,
+    Toml,
+    Transfer,
+    hosts,
+    places,
+    run_tunnelwrap,
+    tunnelwrap,
+    wait_until,
+)
+from tests.kit.tunnel_host import Dump
+
+pytestmark = pytest.mark.root
+
+OCTETS = 48 << 20
+SOON_S = 8.0
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
+    return Issued.by_init(tmp_path_factory.mktemp("issued"))
+
+
+@pytest.fixture
+def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
+    with hosts(issued, tmp_path) as made:
+        yield made
+
+
+def quick(connection: str, **more: object) -> Toml:
+    """A configuration that notices soon that the peer is gone."""
+    tables: Toml = {**QUICK, **more}
+    for name in reversed(connection.split(".")):
+        tables = {name: tables}
+    return tables
+
+
+GATEWAY_QUICK = quick("connections.clients")
+CLIENT_QUICK = quick("connection")
+
+
+def spis(daemon: Daemon) -> list[object]:
+    """The SPIs of the Child SAs: they tell one tunnel from another."""
+    return [(child["spi_in"], child["spi_out"]) for sa in daemon.sas for child in sa["child_sas"]]
+
+
+def count(daemon: Daemon, exchange: str) -> int:
+    """How many messages of an exchange passed, as its --debug log has it."""
+    return len(re.findall(rf"[<>] {exchange} ", daemon.log))
+
+
+def downloads(net: Hosts) -> None:
+    """See that the tunnel carries something."""
+    Transfer((net.site, SITE), net.client, 1 << 20).finish()
+
+
+# --- streams that break ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("carrier", ["tcp", "tls"])
+@pytest.mark.parametrize("who", ["client", "gateway"])
+def test_a_reset_stream_is_opened_again_and_the_transfer_goes_on(
+    net: Hosts, carrier: str, who: str
+) -> None:
+    gateway = net.serve({}, "--debug")
+    client = net.connect({}, "--debug", "--carrier", carrier)
+    before, streams = spis(client), gateway.status["streams"][f"ike_{carrier}"]
+    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer.has_received(1 << 20)
+
+    port = 443 if carrier == "tls" else 4500
+    side = "dport" if who == "client" else "sport"
+    assert transfer.received < OCTETS
+    getattr(net, who).run("ss", "-K", "-t", side, "=", str(port))
+    transfer.finish()
+
+    assert spis(client) == before
+    assert spis(gateway) == [(out, own) for own, out in before]
+    assert count(client, "IKE_AUTH") == 2
+    assert count(client, "INFORMATIONAL") >= 2  # RFC 9329 §6.1: lets the gateway know
+    assert gateway.status["streams"][f"ike_{carrier}"] == streams + 1
+    assert len(client.named("established")) == 1
+    assert "broke, opening it again" in client.log
+
+
+def test_a_request_that_waits_goes_out_again_on_the_new_stream(net: Hosts) -> None:
+    net.serve()
+    client = net.connect(quick("connection", liveness_s=0.5), "--debug", "--carrier", "tls")
+    before = spis(client)
+    net.block("tcp dport 443 drop")
+    asked = client.log.count("> INFORMATIONAL")
+    wait_until("a liveness check", lambda: client.log.count("> INFORMATIONAL") > asked)
+
+    net.block("")
+    net.client.run("ss", "-K", "-t", "dport", "=", "443")
+    client.says("> repeats request")
+
+    wait_until("its answer", lambda: client.log.count("< INFORMATIONAL") > asked + 1)
+    assert spis(client) == before
+    assert not client.named("lost")
+
+
+@pytest.mark.parametrize("carrier", ["tcp", "tls"])
+def test_a_firewall_that_resets_streams_for_a_while(net: Hosts, carrier: str) -> None:
+    net.serve()
+    client = net.connect({}, "--carrier", carrier)
+    before = spis(client)
+    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer.has_received(1 << 20)
+
+    net.block("meta l4proto tcp reject with tcp reset")
+    client.says("broke, opening it again")
+    assert transfer.received < OCTETS
+    net.block("")
+    transfer.finish()
+
+    assert spis(client) == before
+
+
+# --- networks and gateways that are gone -----------------------------------------------------
+
+
+@pytest.mark.parametrize("carrier", ["udp", "tcp", "tls"])
+def test_a_network_that_is_gone_for_some_seconds(net: Hosts, carrier: str) -> None:
+    net.serve()
+    client = net.connect({}, "--carrier", carrier)
+    before = spis(client)
+    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer.has_received(1 << 20)
+
+    net.block("drop")
+    stopped_at = transfer.stops_for(2.0)
+    net.block("")
+    transfer.finish()
+
+    assert stopped_at < OCTETS
+    assert spis(client) == before
+    assert not client.named("lost")
+
+
+def test_routers_that_know_no_way_for_a_moment_do_not_end_a_tunnel_over_udp(net: Hosts) -> None:
+    net.serve()
+    client = net.connect(quick("connection", liveness_s=0.3), "--debug", "--carrier", "udp")
+    before = spis(client)
+    net.block("meta l4proto udp reject with icmpx host-unreachable")
+    asked = client.log.count("> INFORMATIONAL")
+    wait_until("a liveness check", lambda: client.log.count("> INFORMATIONAL") > asked)
+
+    net.block("")
+    answers = client.log.count("< INFORMATIONAL")
+    wait_until("answers", lambda: client.log.count("< INFORMATIONAL") >= answers + 2)
+
+    assert spis(client) == before
+    assert not client.named("lost")
+
+
+@pytest.mark.parametrize("carrier", ["udp", "tls"])
+def test_a_killed_gateway_is_found_again(net: Hosts, carrier: str) -> None:
+    gateway = net.serve(GATEWAY_QUICK)
+    client = net.connect(CLIENT_QUICK, "--carrier", carrier)
+    before = spis(client)
+    gateway.kill()
+    client.tells("lost", timeout_s=SOON_S)
+
+    restarted = net.serve(GATEWAY_QUICK)
+    client.tells("established", 2)
+
+    assert "undone what a former run left" in restarted.log
+    assert spis(client) != before
+    downloads(net)
+    assert [event["event"] for event in client.events if event["event"] != "attempt"] == [
+        "established",
+        "lost",
+        "established",
+    ]
+
+
+def test_a_gateway_that_ends_tells_its_clients(net: Hosts) -> None:
+    gateway = net.serve()
+    before = Dump.of(net.client)
+    client = net.connect()
+
+    assert gateway.stop() == 0
+
+    assert client.ends(SOON_S) == 1
+    assert "tunnelwrap: the gateway ended the tunnel" in client.log
+    assert client.events[-1]["event"] == "closed"
+    assert Dump.of(net.client) == before
+
+
+# --- what is left behind ---------------------------------------------------------------------
+
+
+def test_after_the_end_client_and_gateway_hosts_are_as_before(net: Hosts) -> None:
+    before = Dump.of(net.client), Dump.of(net.gateway)
+    gateway = net.serve()
+    client = net.connect()
+    assert (Dump.of(net.client), Dump.of(net.gateway)) != before
+
+    assert client.stop() == 0
+    assert Dump.of(net.client) == before[0]
+    assert gateway.stop() == 0
+    assert Dump.of(net.gateway) == before[1]
+    assert not list(net.directory.glob("*/state/*/journal"))
+    assert not list(net.directory.glob("*/run/*"))
+
+
+def test_what_killed_daemons_left_is_undone_at_their_next_start(net: Hosts) -> None:
+    before = Dump.of(net.client), Dump.of(net.gateway)
+    gateway, client = net.serve(), net.connect()
+    client.kill()
+    gateway.kill()
+
+    gateway, client = net.serve(), net.connect()
+    for daemon in (gateway, client):
+        assert "undone what a former run left: " in daemon.log
+    downloads(net)
+
+    assert client.stop() == gateway.stop() == 0
+    assert (Dump.of(net.client), Dump.of(net.gateway)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_end_while_it_connects(net: Hosts, number: signal.Signals) -> None:
+    net.block("drop")
+    before = Dump.of(net.client)
+    client = net.start_client({}, "--debug")
+    client.says("IKE_SA_INIT")
+
+    client.send(number)
+
+    assert client.ends(SOON_S) == 0
+    assert client.events[-1] == {"event": "closed", "reason": "disconnected"}
+    assert Dump.of(net.client) == before
+
+
+def test_a_host_that_refuses_a_change_is_left_as_it_was(net: Hosts) -> None:
+    gateway = net.serve()
+    net.client.route("fd66::/64", dev="eth0")
+    net.client.route("10.66.0.0/24", via="198.51.100.1")
+    before = Dump.of(net.client)
+    client = net.start_client()
+
+    assert client.ends() == 1
+    assert "tunnelwrap: route 10.66.0.0/24 by tw-client: this host has the same" in client.log
+    assert client.events[-1]["event"] == "closed"
+    assert Dump.of(net.client) == before
+    gateway.says("deleted by the peer")
+
+
+def test_a_gateway_whose_port_is_taken_says_so(net: Hosts) -> None:
+    before = Dump.of(net.gateway)
+    net.gateway.popen("python3", "-m", "http.server", "443")
+    listening = lambda: ":443" in net.gateway.run("ss", "-Hlnt")  # noqa: E731
+    wait_until("a listener", listening)
+
+    gateway = net.start_gateway()
+
+    assert gateway.ends() == 1
+    assert "Traceback" not in gateway.log
+    assert gateway.log.splitlines()[-1].startswith("tunnelwrap: ")
+    assert "443" in gateway.log.splitlines()[-1]
+    assert Dump.of(net.gateway) == before
+
+
+# --- what is said ----------------------------------------------------------------------------
+
+
+def test_status_for_people_and_disconnect(net: Hosts) -> None:
+    gateway, client = net.serve(), net.connect({}, "--carrier", "tls")
+
+    shown = run_tunnelwrap(net.client, "status", client.file)
+    assert shown.returncode == 0
+    for word in ("client client: 1 peer", "vpn.example.org", "tls", f"{GATEWAY}:443", "10.20.0."):
+        assert word in shown.stdout
+    shown = run_tunnelwrap(net.gateway, "status", gateway.file)
+    for word in ("gateway gateway: 1 peer", "client@vpn.example.org", "198.51.100.2:"):
+        assert word in shown.stdout
+
+    before = run_tunnelwrap(net.client, "disconnect", client.file)
+    assert (before.returncode, before.stdout) == (0, "disconnected\n")
+    assert client.process.wait(1) == 0
+    for command in ("status", "disconnect"):
+        done = run_tunnelwrap(net.client, command, client.file)
+        assert done.returncode == 1
+        assert done.stderr.startswith("tunnelwrap: no tunnelwrap is running")
+
+
+def test_disconnect_returns_when_the_host_is_as_before(net: Hosts) -> None:
+    before = Dump.of(net.client)
+    net.serve()
+    client = net.connect()
+
+    run_tunnelwrap(net.client, "disconnect", client.file)
+
+    assert Dump.of(net.client) == before
+
+
+def test_a_second_one_with_the_same_configuration_is_refused(net: Hosts) -> None:
+    gateway, client = net.serve(), net.connect()
+    for daemon, command in ((gateway, "serve"), (client, "connect")):
+        done = run_tunnelwrap(daemon.host, command, daemon.file)
+        assert done.returncode == 1
+        assert "tunnelwrap: a tunnelwrap with this configuration is running" in done.stderr
+    downloads(net)
+
+
+@pytest.mark.parametrize("command", ["connect", "serve"])
+def test_without_root_it_says_what_is_missing(net: Hosts, command: str) -> None:
+    name = "client" if command == "connect" else "gateway"
+    file = net.write(name, getattr(net.issued, name))
+    line = tunnelwrap(net.client, command, str(file))
+    done = subprocess.run(
+        [*line[:4], "setpriv", "--bounding-set=-net_admin", *line[4:]],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=places(file),
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("tunnelwrap: ")
+    assert "CAP_NET_ADMIN" in done.stderr
