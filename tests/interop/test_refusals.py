@@ -14,10 +14,12 @@ import pytest
 from tests.interop.pair import Pair, certificate_proofs, psk_proofs
 from tests.interop.settings import Proof, Settings
 from tests.kit.certs import authority, entity
+from tests.kit.strongswan import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
 KIND = "p256"
+LOG_S = 5.0
 STRANGER = "stranger.example.org"
 
 AUTH_FAILED = (
@@ -96,7 +98,12 @@ def test_authentication_is_refused(pair: Pair, at_fault: str, case: str) -> None
     if case in SEEN_BY_THE_RESPONDER:
         tunnelwrap_refuses = not pair.tunnelwrap_initiates
     expected = cause if tunnelwrap_refuses else REPORTED
-    assert re.search(expected, pair.tunnelwrap.log), pair.tunnelwrap.log
+    wait_until(
+        lambda: re.search(expected, pair.tunnelwrap.log) is not None,
+        LOG_S,
+        f"tunnelwrap's log has {expected}",
+        lambda: pair.tunnelwrap.log,
+    )
     assert not pair.tunnelwrap.has_tunnel()
 
 

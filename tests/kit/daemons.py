@@ -58,6 +58,7 @@ class Daemon:
 
     def __init__(self, host: Namespace, file: Path, command: str, *arguments: str) -> None:
         self.host, self.file = host, file
+        self._log_begins = 0
         self._out, self._log = (file.with_suffix(f".{kind}") for kind in ("out", "log"))
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -71,8 +72,8 @@ class Daemon:
 
     @property
     def log(self) -> str:
-        """What it has logged so far, without the clock."""
-        return self._log.read_text(errors="replace")
+        """What it has logged so far."""
+        return self._log.read_text(errors="replace")[self._log_begins :]
 
     @property
     def events(self) -> list[Toml]:
@@ -104,6 +105,10 @@ class Daemon:
         what = f"event {event} {count} times"
         self._wait(what, lambda: len(self.named(event)) >= count, timeout_s)
         return self.named(event)[-1]
+
+    def forget_log(self) -> None:
+        """What stands in the log by now does not count any more."""
+        self._log_begins += len(self.log)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -235,6 +240,7 @@ class Hosts:
     issued: Issued
     directory: Path
     daemons: list[Daemon] = field(default_factory=list)
+    transfers: list["Transfer"] = field(default_factory=list)
 
     def serve(self, changes: Mapping[str, object] | None = None, *options: str) -> Daemon:
         """Start the gateway and wait until it is ready."""
@@ -265,6 +271,19 @@ class Hosts:
         file = self.write("other" if is_other else "client", merged(base, changes or {}))
         return self._start(Daemon(host, file, "connect", "--json", *options))
 
+    def download(
+        self,
+        octets: int,
+        address: str = SITE,
+        *,
+        source: Namespace | None = None,
+        to: Namespace | None = None,
+    ) -> "Transfer":
+        """Start a download from the site to the client, or otherwise."""
+        transfer = Transfer((source or self.site, address), to or self.client, octets)
+        self.transfers.append(transfer)
+        return transfer
+
     def write(self, name: str, tables: Mapping[str, object]) -> Path:
         """Write a configuration, in a directory of its own."""
         file = self.directory / name / f"{name}.toml"
@@ -279,6 +298,15 @@ class Hosts:
             f"chain forward {{\ntype filter hook forward priority filter; policy accept;\n{rules}\n"
             "}\n}\n"
         )
+
+    def end_clients(self) -> None:
+        """End all clients, and let everything pass again."""
+        clients = [daemon for daemon in self.daemons if daemon.host is not self.gateway]
+        for client in clients:
+            self.daemons.remove(client)
+            client.send(signal.SIGTERM)
+            client.ends()
+        self.block("")
 
     def resolv_conf(self) -> str:
         """The client's."""
@@ -305,6 +333,8 @@ def hosts(issued: Issued, directory: Path) -> Iterator[Hosts]:
         try:
             yield made
         finally:
+            for transfer in made.transfers:
+                transfer.close()
             for daemon in reversed(made.daemons):
                 daemon.kill()
 
@@ -337,7 +367,13 @@ def _wire_up(made: Hosts) -> None:
 
 
 class Transfer:
-    """A download over TCP from one host to another, by threads of ours."""
+    """A download over TCP from one host to another, by threads of ours.
+
+    Args:
+        source: the host that gives, and its address.
+        sink: the host that takes.
+        octets: how many.
+    """
 
     def __init__(self, source: tuple[Namespace, str], sink: Namespace, octets: int) -> None:
         self.received = 0
@@ -362,11 +398,15 @@ class Transfer:
         """Wait for the end, and see that all has come."""
         for thread in self._threads:
             thread.join(2 * PATIENCE_S)
-        self._listening.close()
-        self._sink.close()
+        self.close()
         assert not self._problems, self._problems
         assert self.received == self._octets
         assert self._got.digest() == self._sent.digest()
+
+    def close(self) -> None:
+        """Close what is open; calling twice is fine."""
+        self._listening.close()
+        self._sink.close()
 
     def has_received(self, octets: int) -> None:
         """Wait until so much has come."""

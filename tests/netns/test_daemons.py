@@ -5,22 +5,25 @@ The hosts are those of ``tests.kit.daemons``.
 
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests.kit.daemons import (
     GATEWAY,
+    PATIENCE_S,
     QUICK,
-    SITE,
     Daemon,
     Hosts,
     Issued,
     Toml,
-    Transfer,
     hosts,
+    merged,
     places,
     run_tunnelwrap,
     tunnelwrap,
@@ -34,6 +37,13 @@ OCTETS = 48 << 20
 SOON_S = 8.0
 
 
+class Served(NamedTuple):
+    """Hosts with a gateway that goes on from test to test, and logs each message."""
+
+    net: Hosts
+    gateway: Daemon
+
+
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
     return Issued.by_init(tmp_path_factory.mktemp("issued"))
@@ -43,6 +53,20 @@ def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
 def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
     with hosts(issued, tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def running(issued: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with hosts(issued, tmp_path_factory.mktemp("served")) as made:
+        yield Served(made, made.serve({}, "--debug"))
+
+
+@pytest.fixture
+def served(running: Served) -> Iterator[Served]:
+    running.gateway.forget_log()
+    yield running
+    running.net.end_clients()
+    assert running.gateway.process.poll() is None
 
 
 def quick(connection: str, **more: object) -> Toml:
@@ -69,7 +93,7 @@ def count(daemon: Daemon, exchange: str) -> int:
 
 def downloads(net: Hosts) -> None:
     """See that the tunnel carries something."""
-    Transfer((net.site, SITE), net.client, 1 << 20).finish()
+    net.download(1 << 20).finish()
 
 
 # --- streams that break ----------------------------------------------------------------------
@@ -78,12 +102,12 @@ def downloads(net: Hosts) -> None:
 @pytest.mark.parametrize("carrier", ["tcp", "tls"])
 @pytest.mark.parametrize("who", ["client", "gateway"])
 def test_a_reset_stream_is_opened_again_and_the_transfer_goes_on(
-    net: Hosts, carrier: str, who: str
+    served: Served, carrier: str, who: str
 ) -> None:
-    gateway = net.serve({}, "--debug")
+    net, gateway = served
     client = net.connect({}, "--debug", "--carrier", carrier)
     before, streams = spis(client), gateway.status["streams"][f"ike_{carrier}"]
-    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer = net.download(OCTETS)
     transfer.has_received(1 << 20)
 
     port = 443 if carrier == "tls" else 4500
@@ -101,8 +125,8 @@ def test_a_reset_stream_is_opened_again_and_the_transfer_goes_on(
     assert "broke, opening it again" in client.log
 
 
-def test_a_request_that_waits_goes_out_again_on_the_new_stream(net: Hosts) -> None:
-    net.serve()
+def test_a_request_that_waits_goes_out_again_on_the_new_stream(served: Served) -> None:
+    net, _ = served
     client = net.connect(quick("connection", liveness_s=0.5), "--debug", "--carrier", "tls")
     before = spis(client)
     net.block("tcp dport 443 drop")
@@ -119,11 +143,11 @@ def test_a_request_that_waits_goes_out_again_on_the_new_stream(net: Hosts) -> No
 
 
 @pytest.mark.parametrize("carrier", ["tcp", "tls"])
-def test_a_firewall_that_resets_streams_for_a_while(net: Hosts, carrier: str) -> None:
-    net.serve()
+def test_a_firewall_that_resets_streams_for_a_while(served: Served, carrier: str) -> None:
+    net, _ = served
     client = net.connect({}, "--carrier", carrier)
     before = spis(client)
-    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer = net.download(OCTETS)
     transfer.has_received(1 << 20)
 
     net.block("meta l4proto tcp reject with tcp reset")
@@ -139,11 +163,11 @@ def test_a_firewall_that_resets_streams_for_a_while(net: Hosts, carrier: str) ->
 
 
 @pytest.mark.parametrize("carrier", ["udp", "tcp", "tls"])
-def test_a_network_that_is_gone_for_some_seconds(net: Hosts, carrier: str) -> None:
-    net.serve()
+def test_a_network_that_is_gone_for_some_seconds(served: Served, carrier: str) -> None:
+    net, _ = served
     client = net.connect({}, "--carrier", carrier)
     before = spis(client)
-    transfer = Transfer((net.site, SITE), net.client, OCTETS)
+    transfer = net.download(OCTETS)
     transfer.has_received(1 << 20)
 
     net.block("drop")
@@ -156,8 +180,8 @@ def test_a_network_that_is_gone_for_some_seconds(net: Hosts, carrier: str) -> No
     assert not client.named("lost")
 
 
-def test_routers_that_know_no_way_for_a_moment_do_not_end_a_tunnel_over_udp(net: Hosts) -> None:
-    net.serve()
+def test_routers_that_know_no_way_for_a_moment_do_not_end_a_tunnel_over_udp(served: Served) -> None:
+    net, _ = served
     client = net.connect(quick("connection", liveness_s=0.3), "--debug", "--carrier", "udp")
     before = spis(client)
     net.block("meta l4proto udp reject with icmpx host-unreachable")
@@ -239,7 +263,8 @@ def test_what_killed_daemons_left_is_undone_at_their_next_start(net: Hosts) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_end_while_it_connects(net: Hosts, number: signal.Signals) -> None:
+def test_told_to_end_while_it_connects(served: Served, number: signal.Signals) -> None:
+    net, _ = served
     net.block("drop")
     before = Dump.of(net.client)
     client = net.start_client({}, "--debug")
@@ -284,8 +309,9 @@ def test_a_gateway_whose_port_is_taken_says_so(net: Hosts) -> None:
 # --- what is said ----------------------------------------------------------------------------
 
 
-def test_status_for_people_and_disconnect(net: Hosts) -> None:
-    gateway, client = net.serve(), net.connect({}, "--carrier", "tls")
+def test_status_for_people_and_disconnect(served: Served) -> None:
+    net, gateway = served
+    client = net.connect({}, "--carrier", "tls")
 
     shown = run_tunnelwrap(net.client, "status", client.file)
     assert shown.returncode == 0
@@ -304,9 +330,9 @@ def test_status_for_people_and_disconnect(net: Hosts) -> None:
         assert done.stderr.startswith("tunnelwrap: no tunnelwrap is running")
 
 
-def test_disconnect_returns_when_the_host_is_as_before(net: Hosts) -> None:
+def test_disconnect_returns_when_the_host_is_as_before(served: Served) -> None:
+    net, _ = served
     before = Dump.of(net.client)
-    net.serve()
     client = net.connect()
 
     run_tunnelwrap(net.client, "disconnect", client.file)
@@ -314,8 +340,9 @@ def test_disconnect_returns_when_the_host_is_as_before(net: Hosts) -> None:
     assert Dump.of(net.client) == before
 
 
-def test_a_second_one_with_the_same_configuration_is_refused(net: Hosts) -> None:
-    gateway, client = net.serve(), net.connect()
+def test_a_second_one_with_the_same_configuration_is_refused(served: Served) -> None:
+    net, gateway = served
+    client = net.connect()
     for daemon, command in ((gateway, "serve"), (client, "connect")):
         done = run_tunnelwrap(daemon.host, command, daemon.file)
         assert done.returncode == 1
@@ -338,3 +365,169 @@ def test_without_root_it_says_what_is_missing(net: Hosts, command: str) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("tunnelwrap: ")
     assert "CAP_NET_ADMIN" in done.stderr
+
+
+UNREACHABLE = "203.0.113.77"
+PSK = "correct horse battery staple"
+
+
+def with_psk(identity: str, peer: str) -> Toml:
+    """A connection by pre-shared key in place of certificates."""
+    return {
+        "psk": PSK,
+        "local": {"id": identity, "certificate": None, "key": None},
+        "peer": {"id": peer, "ca": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "carrier", "words"),
+    [
+        (
+            {"connection": {"peer": {"id": "other.example.org"}}},
+            "auto",
+            r"peer answered AUTHENTICATION_FAILED \(.*identit.*\)",
+        ),
+        ({"client": {"gateway": UNREACHABLE}}, "auto", "udp, tcp, tls: no route to host"),
+        (
+            {"client": {"server_name": "www.example.org"}},
+            "tls",
+            "tls: certificate is not for www.example.org",
+        ),
+        (
+            {"client": {"tls_ca": None}},
+            "tls",
+            "tls: certificate's issuer is not trusted: CN=tunnelwrap .*",
+        ),
+        (
+            {"connection": {"ike": ["aes128-sha512-modp3072"]}},
+            "tcp",
+            r"tcp: peer answered NO_PROPOSAL_CHOSEN \(.* that we offer: IKE:AES_CBC-128/.*\)",
+        ),
+        (
+            {"connection": {"child": {"peer_ts": ["172.16.0.0/16"]}}},
+            "auto",
+            "no Child SA: peer answered TS_UNACCEPTABLE; we asked for .* === 172.16.0.0/16",
+        ),
+    ],
+)
+def test_no_tunnel_and_one_line_that_says_why(
+    served: Served, changes: Toml, carrier: str, words: str
+) -> None:
+    net, _ = served
+    client = net.start_client(changes, "--carrier", carrier)
+
+    assert client.ends() == 1
+    (line,) = client.log.splitlines()
+    assert re.fullmatch(f"tunnelwrap: {words}", line)
+    assert client.events[-1]["event"] == "closed"
+
+
+def test_each_carrier_has_its_reason(served: Served) -> None:
+    net, _ = served
+    net.block("udp dport 500 drop; tcp dport 4500 reject with tcp reset")
+    client = net.start_client({"client": {"tls_ca": None}})
+
+    assert client.ends() == 1
+    assert re.fullmatch(
+        "tunnelwrap: udp: no answer within 10 s; tcp: connection refused; "
+        "tls: certificate's issuer is not trusted: CN=tunnelwrap .*\n",
+        client.log,
+    )
+
+
+def test_suites_that_do_not_meet_are_told_apart_on_the_gateway(served: Served) -> None:
+    net, gateway = served
+    net.start_client({"connection": {"ike": ["aes128gcm16-prfsha512-x448"]}}, "--carrier", "tls")
+
+    gateway.says("differ in KE")
+    (line,) = [line for line in gateway.log.splitlines() if "NO_PROPOSAL_CHOSEN:" in line]
+    offer, configured = "IKE:AES_GCM_16-128/HMAC_SHA2_512/CURVE448", "IKE:AES_GCM_16-256/"
+    assert re.search(f"offered {offer}; configured {configured}.*; nearest: {offer} and", line)
+
+
+def test_the_log_tells_the_story_in_a_few_lines(net: Hosts) -> None:
+    gateway = net.serve()
+    client = net.connect()
+    client.stop()
+    gateway.stop()
+
+    ours = [
+        r"Child SA [0-9a-f]{8} \(aes256gcm16-esn\) carries .* === 10.66.0.0/24, fd66::/64",
+        r"connected to vpn.example.org over udp in \d+\.\d s",
+        "disconnected",
+    ]
+    theirs = [
+        "ready: vpn.example.org on UDP 500 and 4500, TCP 4500, TLS 443",
+        "client@vpn.example.org from udp 198.51.100.2:4500 .* established: 10.20.0.*",
+        "Child SA .* carries .*",
+        "client@vpn.example.org closed: deleted by the peer",
+    ]
+    for daemon, expected in ((client, ours), (gateway, theirs)):
+        lines = daemon.log.splitlines()
+        assert len(lines) == len(expected), daemon.log
+        for line, words in zip(lines, expected, strict=True):
+            assert re.fullmatch(rf"\d\d:\d\d:\d\d I {words}", line)
+
+
+def test_no_log_holds_a_secret(net: Hosts) -> None:
+    gateway = net.serve({"connections": {"clients": with_psk("gw", "road")}}, "--debug")
+    wish = {"connection": {**with_psk("road", "gw"), "child": {"rekey_s": 1}}}
+    client = net.connect(wish, "--debug")
+    client.says("CREATE_CHILD_SA")
+    wrong = net.start_client(
+        merged(wish, {"connection": {"psk": "another secret of ours"}}), "--debug", is_other=True
+    )
+    assert wrong.ends() == 1
+
+    for daemon in (gateway, client, wrong):
+        assert "> IKE_AUTH" in daemon.log
+        assert PSK not in daemon.log
+        assert PSK.encode().hex() not in daemon.log
+        assert "another secret" not in daemon.log
+        assert not re.search(r"[0-9a-fA-F]{17}|[A-Za-z0-9+/]{40}", daemon.log)  # no key fits in
+
+
+# --- strangers -------------------------------------------------------------------------------
+
+
+def test_web_visitors_get_a_page_while_a_tunnel_runs(served: Served) -> None:
+    net, _ = served
+    net.connect({}, "--carrier", "tls")
+
+    page = net.other.run("curl", "-sk", "--max-time", "5", f"https://{GATEWAY}/")
+
+    assert "Welcome" in page
+    downloads(net)
+
+
+def test_who_speaks_neither_tls_nor_http_is_closed(served: Served) -> None:
+    net, _ = served
+    with net.other.entered():
+        stranger = socket.create_connection((GATEWAY, 443))
+    with stranger:
+        stranger.settimeout(SOON_S)
+        stranger.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+        assert stranger.recv(100) == b""
+
+
+def test_silent_strangers_keep_nobody_out_and_are_closed(served: Served) -> None:
+    net, gateway = served
+    reaped = gateway.status["counters"].get("idle_streams_closed", 0)
+    with ExitStack() as stack:
+        strangers = []
+        for number in range(200):
+            with net.other.entered():
+                stranger = socket.create_connection((GATEWAY, 443 if number % 2 else 4500))
+            strangers.append(stack.enter_context(stranger))
+        strangers[0].sendall(b"IKETCP")
+
+        net.connect({}, "--carrier", "tls")
+
+        assert len(net.other.run("ss", "-Hnt", "state", "established").splitlines()) >= 100
+        for stranger in strangers:
+            stranger.settimeout(PATIENCE_S)
+            with suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+    assert gateway.status["counters"]["idle_streams_closed"] == reaped + 1
+    downloads(net)

@@ -220,9 +220,17 @@ class Client:
         try:
             won = await climb(rungs, self._knock, self._note)
         except AllCarriersFailed as error:
-            every = [(each.carrier, each.result) for each in self._attempts]
-            raise AllCarriersFailed(every) from error
+            raise AllCarriersFailed(self._failures()) from error
         return won.value
+
+    def _failures(self) -> list[tuple[str, str]]:
+        """Why no carrier will do, in their order; those with the same reason together."""
+        order = [carrier.value for carrier in self._carriers]
+        carriers: dict[str, list[str]] = {}
+        for each in sorted(self._attempts, key=lambda each: order.index(each.carrier)):
+            if each.carrier not in carriers.setdefault(each.result, []):
+                carriers[each.result].append(each.carrier)
+        return [(", ".join(names), reason) for reason, names in carriers.items()]
 
     def _rungs(self) -> list[Rung]:
         """Every carrier, each to the gateway's first two addresses."""

@@ -256,8 +256,8 @@ class Server:
     def _closed(self, fact: Closed) -> None:
         self._leave_if_empty()
         level = logging.WARNING if fact.is_failure else logging.INFO
-        who = self._peers.pop(fact.sa, "a peer that was not established")
-        logger.log(level, "%s closed: %s%s", who, fact.reason, fact.hint)
+        who = self._peers.pop(fact.sa, None)  # a stranger's name is in the reason
+        logger.log(level, "%s%s%s", f"{who} closed: " if who else "", fact.reason, fact.hint)
         if fact.lease is not None:
             for pool in self._pools:
                 self._leases.release(pool, fact.lease.addresses, _now())
