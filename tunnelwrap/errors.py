@@ -126,7 +126,7 @@ class TemporaryFailure(Refusal):
 
 
 class ChildSaNotFound(Refusal):
-    """The Child SA to rekey does not exist. RFC 7296 §2.25."""
+    """The Child SA to rekey does not exist; ``data`` is its SPI, for the Notify. RFC 7296 §2.25."""
 
     notify = NotifyType.CHILD_SA_NOT_FOUND
 

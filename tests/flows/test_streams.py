@@ -12,7 +12,7 @@ from tests.flows.scripted import ScriptedInitiator
 from tests.kit.pair import Host, Pair, Wire, address
 from tests.kit.policies import client, gateway, quiet
 from tunnelwrap.iana import ExchangeType, NotifyType
-from tunnelwrap.ike.outputs import Answered, Closed, Established
+from tunnelwrap.ike.outputs import Answered, Closed, Established, Moved
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.path import Carrier, Datagram, Path
 from tunnelwrap.wire.message import IkeHeader
@@ -67,6 +67,8 @@ def test_a9_the_originator_stays_the_originator_whoever_rekeys(who: str) -> None
     pair.run(2.0)
     assert pair.r.plane.sending is not None
     assert pair.r.plane.sending.path.peer == path.local, "the responder follows the originator"
+    assert (moved := pair.r.fact(Moved)) is not None, "the shell is told"
+    assert moved.path.peer == path.local
     stray = new_stream(pair, 3)
     pair.do(pair.r, lambda endpoint, sa, now: endpoint.rekey(sa, now))
     (*_, request) = requests(pair.r, ExchangeType.CREATE_CHILD_SA)

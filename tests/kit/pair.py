@@ -30,6 +30,7 @@ from tunnelwrap.ike.outputs import (
     InstallChildSa,
     Lease,
     MoveChildSa,
+    Moved,
     Output,
     Rekeyed,
     RemoveChildSa,
@@ -268,6 +269,9 @@ class Pair:
             case InstallChildSa() | UseOutbound() | MoveChildSa() | RemoveChildSa():
                 assert output.sa not in host.closed, "nothing is said after Closed"
                 host.plane.apply(output)
+            case Moved():
+                assert output.sa not in host.closed, "nothing is said after Closed"
+                host.facts.append(output)
             case AskLease():
                 host.asks.append(output)
                 if host.answers_leases and host.lease is not None:

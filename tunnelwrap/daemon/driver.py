@@ -30,6 +30,7 @@ from tunnelwrap.ike.outputs import (
     InstallChildSa,
     Lease,
     MoveChildSa,
+    Moved,
     Output,
     Rekeyed,
     RemoveChildSa,
@@ -253,6 +254,9 @@ class Driver:
                 self._send(output.datagram)
             case InstallChildSa() | UseOutbound() | MoveChildSa() | RemoveChildSa():
                 self._change_plane(output)
+            case Moved():
+                if output.sa in self.live:
+                    self.live[output.sa].path = output.path
             case AskLease():
                 answer = self._lease_answerer(output)
                 self._endpoint.answer(output, answer, self._loop.time())
@@ -293,7 +297,7 @@ class Driver:
             case UseOutbound():
                 self._plane.use_outbound(output.spi_in)
             case MoveChildSa():
-                self._move(output, live)
+                self._move(output)
             case RemoveChildSa():
                 self._plane.remove(output.spi_in)
                 if live is not None:
@@ -323,13 +327,10 @@ class Driver:
             ", ".join(map(str, child.ts_peer)),
         )
 
-    def _move(self, output: MoveChildSa, live: LiveSa | None) -> None:
+    def _move(self, output: MoveChildSa) -> None:
         transport = self._transport(output.path)
-        if transport is None:
-            return
-        self._plane.move(output.spi_in, transport)
-        if live is not None:
-            live.path = output.path
+        if transport is not None:
+            self._plane.move(output.spi_in, transport)
 
     def _last_in(self, ask: AskActivity) -> float | None:
         seen = (self._plane.counters(spi).last_in for spi in ask.spis_in)

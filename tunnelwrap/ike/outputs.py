@@ -44,6 +44,14 @@ class MoveChildSa:
 
 
 @dataclass(frozen=True, slots=True)
+class Moved:
+    """The peer is reached by another path now; each Child SA is told apart."""
+
+    sa: SaId
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveChildSa:
     """Forget a Child SA."""
 
@@ -155,6 +163,7 @@ Output = (
     | InstallChildSa
     | UseOutbound
     | MoveChildSa
+    | Moved
     | RemoveChildSa
     | Answered
     | Established

@@ -17,7 +17,7 @@ from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import ExchangeType
 from tunnelwrap.ike.children import Children
 from tunnelwrap.ike.context import Context
-from tunnelwrap.ike.outputs import Closed, Lease, Transmit
+from tunnelwrap.ike.outputs import Closed, Lease, Moved, Transmit
 from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
 from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import TRANSITIONS, IkeState
@@ -242,6 +242,7 @@ class IkeSa:
             return
         self.path = path
         if self.is_primary:
+            self.context.emit(Moved(self.id, path))
             self.children.move(path)
 
     def local_addresses(self) -> tuple[IpAddress, ...]:
