@@ -31,6 +31,7 @@ PACKAGES = {
     "openssl": "a second opinion on TLS",
     "tcpdump": "captures",
     "tshark": "a second opinion on what is captured",
+    "debootstrap": "a newer Debian in a folder, for newer peers",
     "charon-systemd": "strongSwan, as a peer",
     "strongswan-swanctl": "strongSwan's commands",
     "libcharon-extra-plugins": "strongSwan's ESP in userspace",
