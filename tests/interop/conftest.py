@@ -9,6 +9,13 @@ import pytest
 from tests.interop.lan import Lan, two_hosts
 from tests.interop.pair import Pair
 from tests.interop.settings import Role
+from tests.kit.trixie import Trixie, trixie
+
+
+@pytest.fixture(scope="session")
+def root() -> Trixie:
+    """Debian 13 with its newer daemons; the first run on a machine makes it."""
+    return trixie()
 
 
 @pytest.fixture

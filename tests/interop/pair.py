@@ -1,32 +1,35 @@
-"""A tunnelwrap and a strongSwan on two hosts, and the credentials that they share."""
+"""A tunnelwrap and its peer on two hosts, and the credentials that they share."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tests.interop.lan import Lan
 from tests.interop.settings import CLIENT, GATEWAY, Proof, Role, Settings
 from tests.interop.sides import Side, StrongSwanSide, TunnelwrapSide
 from tests.kit.certs import authority, entity
 from tests.kit.strongswan import StrongSwan
+from tests.kit.trixie import Trixie
 
 PSK = "correct horse battery staple"
 
+Peer = TypeVar("Peer", bound=Side)
 
-class Pair:
-    """Both ends of one scenario; ``role`` is tunnelwrap's."""
 
-    def __init__(self, lan: Lan, directory: Path, role: Role) -> None:
+class PairWith(Generic[Peer]):
+    """Both ends of one scenario; ``role`` is tunnelwrap's, and ``peer`` makes the other end."""
+
+    def __init__(
+        self, lan: Lan, directory: Path, role: Role, peer: Callable[[Lan, Role, Path], Peer]
+    ) -> None:
         self.lan = lan
         self.directory = directory
         self.tunnelwrap = TunnelwrapSide(lan, role, directory)
         other = Role.RESPONDER if role is Role.INITIATOR else Role.INITIATOR
-        self._strongswan = StrongSwanSide(lan, other, directory)
-        sides: list[Side] = [self.tunnelwrap, self._strongswan]
+        self.peer = peer(lan, other, directory)
+        sides: list[Side] = [self.tunnelwrap, self.peer]
         self.initiator, self.responder = sides if role is Role.INITIATOR else sides[::-1]
-
-    @property
-    def strongswan(self) -> StrongSwan:
-        """strongSwan's daemon, to command it and to read its log."""
-        return self._strongswan.daemon
 
     @property
     def tunnelwrap_initiates(self) -> bool:
@@ -43,6 +46,18 @@ class Pair:
         """End both daemons, the initiator first."""
         self.initiator.stop()
         self.responder.stop()
+
+
+class Pair(PairWith[StrongSwanSide]):
+    """A tunnelwrap and a strongSwan: this machine's, or that of a ``root``."""
+
+    def __init__(self, lan: Lan, directory: Path, role: Role, root: Trixie | None = None) -> None:
+        super().__init__(lan, directory, role, partial(StrongSwanSide, root=root))
+
+    @property
+    def strongswan(self) -> StrongSwan:
+        """strongSwan's daemon, to command it and to read its log."""
+        return self.peer.daemon
 
 
 def psk_proofs() -> tuple[Proof, Proof]:

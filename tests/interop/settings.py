@@ -1,9 +1,11 @@
 """What one end of a scenario is to do, whichever daemon it is."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 from tests.kit.certs import Entity
+from tests.kit.strongswan import Tree
 
 CLIENT, GATEWAY = "client.example.org", "gateway.example.org"
 IKE = "aes256gcm16-prfsha256-x25519"
@@ -29,11 +31,28 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class StrongSwanMore:
+    """What only strongSwan is told, in sections of its own configuration; rekey times come later.
+
+    A PPK, say, is ``connection={"ppk_id": "key", "ppk_required": "yes"}`` with
+    ``secrets={"ppk-1": {"id-1": "key", "secret": "..."}}``, and smaller fragments are
+    ``charon={"fragment_size": "300"}``.
+    """
+
+    connection: Tree = field(default_factory=dict)
+    child: Tree = field(default_factory=dict)
+    secrets: Tree = field(default_factory=dict)
+    charon: Tree = field(default_factory=dict)  # of strongswan.conf; at the daemon's start
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What one end is to do."""
+    """What one end is to do; suites in strongSwan's words, which are tunnelwrap's too."""
 
     proof: Proof
     ike: str = IKE
     esp: str = ESP
     rekey_child_s: int | None = None
     rekey_ike_s: int | None = None
+    strongswan: StrongSwanMore = field(default_factory=StrongSwanMore)
+    libreswan: Mapping[str, str] = field(default_factory=dict)  # more options of ipsec.conf

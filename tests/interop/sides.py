@@ -13,6 +13,7 @@ from tests.interop.lan import INNER_NETWORK, POOL, RESPONDER, Lan
 from tests.interop.settings import Proof, Role, Settings
 from tests.interop.tunnelwrap_toml import client_toml, gateway_toml
 from tests.kit.strongswan import StrongSwan, Tree, initiator, responder, wait_until
+from tests.kit.trixie import Trixie
 
 READY_S = 15.0
 CONNECT_S = 30.0
@@ -44,8 +45,9 @@ class Side(Protocol):
 class StrongSwanSide:
     """strongSwan as one end; ``peer`` is its connection, ``net`` its Child SA."""
 
-    def __init__(self, lan: Lan, role: Role, directory: Path) -> None:
-        self.daemon = StrongSwan(getattr(lan, role.value), directory / f"strongswan-{role.value}")
+    def __init__(self, lan: Lan, role: Role, directory: Path, root: Trixie | None = None) -> None:
+        own = directory / f"strongswan-{role.value}"
+        self.daemon = StrongSwan(getattr(lan, role.value), own, root=root)
         self._role = role
 
     @property
@@ -53,15 +55,16 @@ class StrongSwanSide:
         return self.daemon.log
 
     def start(self, settings: Settings) -> None:
+        self.daemon.settings = settings.strongswan.charon
         self.daemon.start()
         sides, secrets = self._proof(settings.proof)
-        child: dict[str, str] = {}
+        child = dict(settings.strongswan.child)
         if settings.rekey_child_s is not None:
-            child = {"rekey_time": f"{settings.rekey_child_s}s", "life_time": "60s"}
+            child |= {"rekey_time": f"{settings.rekey_child_s}s", "life_time": "60s"}
             child["rand_time"] = "0s"
-        more: dict[str, str] = {}
+        more = dict(settings.strongswan.connection)
         if settings.rekey_ike_s is not None:
-            more = {"rekey_time": f"{settings.rekey_ike_s}s", "over_time": "60s"}
+            more |= {"rekey_time": f"{settings.rekey_ike_s}s", "over_time": "60s"}
             more["rand_time"] = "0s"
         if self._role is Role.INITIATOR:
             tree = initiator(
@@ -84,7 +87,7 @@ class StrongSwanSide:
                 more=more,
                 child=child,
             )
-        self.daemon.load({**tree, "secrets": secrets})
+        self.daemon.load({**tree, "secrets": {**settings.strongswan.secrets, **secrets}})
 
     def connect(self) -> bool:
         return self.daemon.initiate("net").returncode == 0

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.kit.trixie import Trixie
+
 PLUGINS = (
     "random openssl nonce aes sha1 sha2 hmac kdf curve25519 gcm chapoly gmp mgf1 x509 constraints"
     " pem pkcs1 pkcs8 pubkey vici socket-default kernel-libipsec kernel-netlink updown counters"
@@ -40,17 +42,26 @@ def render(tree: Tree, indent: str = "") -> str:
 class StrongSwan:
     """One charon with its files; a context manager that starts and stops it.
 
-    ``directory`` keeps strongswan.conf, swanctl.conf, credentials and ``charon.log``.
+    ``directory`` keeps strongswan.conf, swanctl.conf, credentials and ``charon.log``. With a
+    ``root`` it is the strongSwan of that Debian, and without one that of this machine. ``settings``
+    are of strongswan.conf, read at each start, and go before the defaults here.
     """
 
-    def __init__(self, namespace: str, directory: Path, settings: Tree | None = None) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        directory: Path,
+        settings: Tree | None = None,
+        root: Trixie | None = None,
+    ) -> None:
         self.namespace = namespace
         self.directory = directory
         self.log_file = directory / "charon.log"
         # Short, because a UNIX socket's path has at most 107 octets.
         self._run_directory = Path(tempfile.mkdtemp(prefix="charon-"))
         self._socket = f"unix://{self._run_directory}/vici"
-        self._settings: Tree = settings or {}
+        self.settings: Tree = settings or {}
+        self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         for name in ("x509", "x509ca", "private"):
             (directory / name).mkdir(parents=True, exist_ok=True)
@@ -72,7 +83,7 @@ class StrongSwan:
         (self.directory / "strongswan.conf").write_text(render(self._strongswan_conf()))
         with (self.directory / "charon.out").open("wb") as output:
             self._process = subprocess.Popen(
-                ["ip", "netns", "exec", self.namespace, "charon-systemd"],
+                self._command("charon-systemd", namespace=self.namespace),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -124,7 +135,7 @@ class StrongSwan:
     def swanctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a swanctl command; standard error is part of ``stdout``."""
         return subprocess.run(
-            ["swanctl", *arguments, "--uri", self._socket],
+            self._command("swanctl", *arguments, "--uri", self._socket),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -177,6 +188,12 @@ class StrongSwan:
         )
         return self.logged(pattern)
 
+    def _command(self, *command: str, namespace: str | None = None) -> list[str]:
+        if self._root is not None:
+            folders = [self.directory, self._run_directory]
+            return self._root.command(*command, namespace=namespace, folders=folders)
+        return [*([] if namespace is None else ["ip", "netns", "exec", namespace]), *command]
+
     def _must(self, *arguments: str) -> None:
         done = self.swanctl(*arguments)
         assert done.returncode == 0, done.stdout
@@ -205,7 +222,7 @@ class StrongSwan:
             "plugins": {"vici": {"socket": self._socket}},
             "retransmit_timeout": "1.0",
             "delete_rekeyed_delay": "2",
-            **self._settings,
+            **self.settings,
         }
         swanctl: Tree = {"load": "random openssl pem pkcs1 pkcs8 x509 pubkey"}
         return {"charon-systemd": charon, "swanctl": swanctl}
