@@ -55,7 +55,17 @@ class Libreswan:
         """Add an end entity certificate with its key, for ``leftcert=NAME``; before the start."""
         both, file = (self.directory / f"{name}.{kind}" for kind in ("pem", "p12"))
         both.write_bytes(pem + key_pem)
-        export = ["openssl", "pkcs12", "-export", "-name", name, "-in", both, "-out", file]
+        export = [
+            "openssl",
+            "pkcs12",
+            "-export",
+            "-name",
+            name,
+            "-in",
+            str(both),
+            "-out",
+            str(file),
+        ]
         subprocess.run([*export, "-passout", f"pass:{_P12_PASSWORD}"], check=True)
         self._nss("pk12util", "-i", str(file), "-W", _P12_PASSWORD)
 
