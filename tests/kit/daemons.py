@@ -222,10 +222,10 @@ def _init(directory: Path, *options: str) -> None:
 
 
 QUICK: Toml = {
-    "liveness_s": 1,
-    "retransmission": {"timeout_s": 0.2, "factor": 1.5, "tries": 4, "reliable_timeout_s": 3},
+    "liveness_s": 0.5,
+    "retransmission": {"timeout_s": 0.2, "factor": 1.5, "tries": 3, "reliable_timeout_s": 1.5},
 }
-"""A connection that notices within some three seconds that its peer is gone."""
+"""A connection that notices within some two seconds that its peer is gone."""
 
 
 @dataclass

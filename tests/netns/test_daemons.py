@@ -16,6 +16,7 @@ import pytest
 
 from tests.kit.daemons import (
     GATEWAY,
+    NAME,
     PATIENCE_S,
     QUICK,
     Daemon,
@@ -423,6 +424,24 @@ def test_no_tunnel_and_one_line_that_says_why(
     assert client.events[-1]["event"] == "closed"
 
 
+def test_a_name_that_nobody_knows(net: Hosts) -> None:
+    net.client.resolv_conf("nameserver 192.0.2.53\noptions timeout:1 attempts:1\n")
+    client = net.start_client({"client": {"gateway": NAME}})
+
+    assert client.ends() == 1
+    assert client.log == f"tunnelwrap: {NAME}: temporary failure in name resolution\n"
+
+
+def test_a_child_sa_that_this_host_cannot_carry(net: Hosts) -> None:
+    mode: Toml = {"child": {"mode": "transport"}}
+    net.serve({"connections": {"clients": mode}})
+    client = net.start_client({"connection": mode})
+
+    assert client.ends() == 1
+    assert "Traceback" not in client.log
+    assert client.log.splitlines()[-1].startswith("tunnelwrap: no tunnel: ")
+
+
 def test_each_carrier_has_its_reason(served: Served) -> None:
     net, _ = served
     net.block("udp dport 500 drop; tcp dport 4500 reject with tcp reset")
@@ -501,14 +520,15 @@ def test_web_visitors_get_a_page_while_a_tunnel_runs(served: Served) -> None:
     downloads(net)
 
 
-def test_who_speaks_neither_tls_nor_http_is_closed(served: Served) -> None:
+def test_who_speaks_neither_tls_nor_http_hears_what_web_servers_say(served: Served) -> None:
     net, _ = served
     with net.other.entered():
         stranger = socket.create_connection((GATEWAY, 443))
     with stranger:
         stranger.settimeout(SOON_S)
         stranger.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-        assert stranger.recv(100) == b""
+        with stranger.makefile("rb") as answer:
+            assert answer.read().startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 def test_silent_strangers_keep_nobody_out_and_are_closed(served: Served) -> None:

@@ -348,10 +348,10 @@ class Client:
         )
 
     def _child(self, way: Way) -> ChildSa:
-        children = self._driver.live[way.sa].children
-        if not children:
-            raise DataPlaneError("the Child SA cannot be carried on this host")
-        return next(iter(children.values()))
+        live = self._driver.live.get(way.sa)
+        if live is None or not live.children:
+            raise DataPlaneError(f"no tunnel: {way.end.reason if way.end else 'no Child SA'}")
+        return next(iter(live.children.values()))
 
     def _inside_of(self, way: Way, child: ChildSa, lease: outputs.Lease | None) -> Inside:
         selected = [selector.networks() for selector in child.ts_peer]
