@@ -24,6 +24,7 @@ from tunnelwrap.path import IpAddress
 IpNetwork = IPv4Network | IPv6Network
 IpInterface = IPv4Interface | IPv6Interface
 
+IFA_F_NODAD: Final = 0x02  # of linux/if_addr.h
 MAIN_TABLE: Final = 254
 PROTOCOL: Final = 116
 """Marks our routes and rules; free in iproute2's rt_protos."""
@@ -142,6 +143,8 @@ class AddressChange:
             "address": str(self.address.ip),
             "prefixlen": self.address.network.prefixlen,
         }
+        if command == "add" and self.address.version == 6:
+            words["flags"] = IFA_F_NODAD  # a tentative address can be no route's source yet
         how(str(self), lambda route: route.addr(command, **words))
 
 

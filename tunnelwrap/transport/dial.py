@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -55,16 +56,41 @@ async def resolve(host: str, *, timeout_s: float = RESOLVE_S) -> list[IpAddress]
     """
     with suppress(ValueError):
         return [ip_address(host)]
-    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found = await _looked_up(host)
     except TimeoutError:
         raise ConnectFailed(f"{host}: no answer from DNS within {timeout_s:g} s") from None
     except (socket.gaierror, UnicodeError) as error:
         words = error.strerror if isinstance(error, OSError) else "not a host name"
         raise ConnectFailed(f"{host}: {words}".lower()) from error
-    return list(dict.fromkeys(ip_address(str(name[0])) for *_, name in found))
+    return list(dict.fromkeys(ip_address(name.partition("%")[0]) for name in found))
+
+
+async def _looked_up(host: str) -> list[str]:
+    """What getaddrinfo finds, in a thread that nobody waits for at the end of the program."""
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def look_up() -> None:
+        try:
+            names = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            result: list[str] | Exception = [str(name[0]) for *_, name in names]
+        except (OSError, UnicodeError) as error:
+            result = error
+        with suppress(RuntimeError):  # the loop is closed: nobody is interested
+            loop.call_soon_threadsafe(settle, result)
+
+    def settle(result: list[str] | Exception) -> None:
+        if found.done():
+            return
+        if isinstance(result, Exception):
+            found.set_exception(result)
+        else:
+            found.set_result(result)
+
+    threading.Thread(target=look_up, name=f"look up {host}", daemon=True).start()
+    return await found
 
 
 def open_udp(
