@@ -124,3 +124,29 @@ def test_without_forced_encapsulation_only_a_nat_moves_the_path_to_4500(esp_only
     established = pair.i.fact(Established)
     assert established is not None
     assert established.path == (high if esp_only else low)
+
+
+@pytest.mark.rfc("7296", "2.23")
+def test_authentic_esp_moves_a_peer_behind_a_nat_as_its_messages_do() -> None:
+    pair = behind_nat()
+    elsewhere = Path(pair.path.peer, SECOND, Carrier.UDP)
+    pair.do(pair.r, lambda endpoint, sa, now: endpoint.esp_from(sa, elsewhere, now))
+    assert reached(pair) == SECOND
+
+
+@pytest.mark.rfc("9329", "5")
+def test_a8_esp_by_udp_does_not_move_an_ike_sa_off_its_stream() -> None:
+    pair = Pair(client(), gateway(), carrier=Carrier.TCP)
+    pair.connect(until=1.0)
+    elsewhere = Path(pair.path.peer, SECOND, Carrier.UDP)
+    pair.do(pair.r, lambda endpoint, sa, now: endpoint.esp_from(sa, elsewhere, now))
+    assert reached(pair) == pair.path.local
+
+
+@pytest.mark.rfc("9329", "6.1")
+def test_c11_esp_alone_can_resume_a_session_on_a_new_stream() -> None:
+    pair = Pair(client(), gateway(), carrier=Carrier.TCP)
+    pair.connect(until=1.0)
+    elsewhere = Path(pair.path.peer, SECOND, Carrier.TCP, id=7)
+    pair.do(pair.r, lambda endpoint, sa, now: endpoint.esp_from(sa, elsewhere, now))
+    assert reached(pair) == SECOND

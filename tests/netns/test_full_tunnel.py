@@ -5,6 +5,7 @@ The hosts are those of ``tests.kit.daemons``; the router is the world beyond the
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.root
 
 MIB = 1 << 20
 INNER_DNS = "10.66.0.2"
+LIVENESS_S = 30
 
 OPEN: Toml = {
     "pools": {"clients": {"dns": [INNER_DNS]}},
@@ -276,17 +278,20 @@ def test_behind_a_nat(net: Hosts, carrier: str) -> None:
 
 def test_a_nat_that_forgets_gives_another_port_and_the_gateway_follows(net: Hosts) -> None:
     masquerade(net, "20000-20999")
-    gateway = net.serve({**OPEN, "connections": {"clients": {"liveness_s": 30}}})
-    client = net.connect(FULL, "--carrier", "udp")
+    gateway = net.serve({**OPEN, "connections": {"clients": {"liveness_s": LIVENESS_S}}})
+    wish = merged(FULL, {"connection": {"liveness_s": LIVENESS_S}})
+    client = net.connect(wish, "--carrier", "udp")
     transfer = net.download(48 * MIB)
     transfer.has_received(MIB)
 
     masquerade(net, "30000-30999")
+    started = time.monotonic()
     assert transfer.received < 48 * MIB
     transfer.finish()
 
     wait_until("the new port", lambda: gateway.sas[0]["peer"].startswith("203.0.113.1:30"))
     assert not client.named("lost")
+    assert time.monotonic() - started < LIVENESS_S, "ESP told it, not a liveness check"
 
 
 # --- packets of all sizes --------------------------------------------------------------------

@@ -178,6 +178,14 @@ class Driver:
                 self._loop.call_soon(self._drain)
                 return
 
+    def esp_from(self, spi_in: int, transport: Transport) -> None:
+        """The peer is elsewhere, as its ESP shows (ElsewhereCallback of the data plane)."""
+        for sa, live in self.live.items():
+            if spi_in in live.children:
+                self._endpoint.esp_from(sa, transport.path, self._loop.time())
+                self._loop.call_soon(self._drain)
+                return
+
     def sa_counters(self, spi_in: int) -> SaCounters:
         """What a Child SA carried."""
         return self._plane.counters(spi_in)

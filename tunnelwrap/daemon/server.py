@@ -77,7 +77,7 @@ class Server:
         state = file.gateway.state_directory
         self._host = Host(name, state)
         self._leases = Leases(state / "leases.sqlite", self._pools)
-        plane = UserspacePlane(self._host.tun, self._loop, self._expired, TUN_MTU)
+        plane = UserspacePlane(self._host.tun, self._loop, self._expired, TUN_MTU, self._elsewhere)
         endpoint = Endpoint(
             os.urandom, _wall_clock, connections=self._policies, limits=limits(file.gateway)
         )
@@ -227,6 +227,9 @@ class Server:
 
     def _expired(self, spi_in: int, is_hard: bool) -> None:  # noqa: FBT001 (ExpireCallback)
         self._driver.expired(spi_in, is_hard)
+
+    def _elsewhere(self, spi_in: int, transport: Transport) -> None:
+        self._driver.esp_from(spi_in, transport)
 
     def _observe(self, fact: Fact) -> None:
         match fact:

@@ -27,6 +27,11 @@ ExpireCallback = Callable[[int, bool], None]
 """Called with (spi_in, is_hard) once when a limit of SaLimits is reached."""
 
 
+ElsewhereCallback = Callable[[int, Transport], None]
+"""Called with spi_in and the transport by which the peer's newest authentic packet came, where
+that is not the one by which we send."""
+
+
 class DataPlane(Protocol):
     """What carries the packets of Child SAs."""
 

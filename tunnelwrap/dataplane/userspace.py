@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.dataplane import ExpireCallback, SaCounters
+from tunnelwrap.dataplane import ElsewhereCallback, ExpireCallback, SaCounters
 from tunnelwrap.dataplane.esp import (
     DUMMY,
     IPV4,
@@ -119,7 +119,12 @@ class UserspacePlane:
     """A DataPlane that carries the packets of Child SAs in tunnel mode through this process."""
 
     def __init__(
-        self, tun: Tun, loop: asyncio.AbstractEventLoop, on_expire: ExpireCallback, inner_mtu: int
+        self,
+        tun: Tun,
+        loop: asyncio.AbstractEventLoop,
+        on_expire: ExpireCallback,
+        inner_mtu: int,
+        on_elsewhere: ElsewhereCallback | None = None,
     ) -> None:
         """Start to read the TUN; what no Child SA takes is dropped.
 
@@ -128,10 +133,12 @@ class UserspacePlane:
             loop: from which everything is called.
             on_expire: called from the loop, never from inside a call of ours.
             inner_mtu: MTU of the TUN, in octets; upper bound of the MSS.
+            on_elsewhere: called likewise; None: nobody follows the peer.
         """
         self._tun = tun
         self._loop = loop
         self._on_expire = on_expire
+        self._on_elsewhere = on_elsewhere
         self._inner_mtu = inner_mtu
         self._pairs: dict[int, _Pair] = {}
         self._policies: OutboundPolicies[_Pair] = OutboundPolicies()
@@ -201,12 +208,13 @@ class UserspacePlane:
 
     def feed(
         self,
-        transport: Transport,  # noqa: ARG002 -- the contract's; see below why it is not used
+        transport: Transport,
         batch: Sequence[memoryview],
     ) -> list[memoryview]:
         """Take the ESP packets of a batch; give back what is not ours.
 
-        A Child SA takes packets from any transport: what counts is their ICV.
+        A Child SA takes packets from any transport: what counts is their ICV. Where the newest
+        came from is told, for there the peer is now. RFC 7296 §2.23, RFC 9329 §6.1.
         """
         now, index, count = self._loop.time(), 0, len(batch)
         rest: list[memoryview] = []
@@ -221,9 +229,12 @@ class UserspacePlane:
                 index += 1
             else:
                 runs: list[Run] = []
+                newest = pair.inbound.sequence
                 index = pair.inbound.open_batch(batch, index, self._plainbox, runs)
                 if runs:
                     pair.counters.last_in = now
+                    if transport is not pair.transport and pair.inbound.sequence > newest:
+                        self._tell_elsewhere(pair, transport)
                     self._deliver(pair, runs)
         return rest
 
@@ -237,6 +248,10 @@ class UserspacePlane:
         for spi_in in list(self._pairs):
             self.remove(spi_in)
         self._tun.close()
+
+    def _tell_elsewhere(self, pair: _Pair, transport: Transport) -> None:
+        if self._on_elsewhere is not None and transport.path != pair.transport.path:
+            self._loop.call_soon(self._on_elsewhere, pair.child.spi_in, transport)
 
     def _count_transports(self) -> None:
         transports = {id(pair.transport): pair.transport for pair in self._pairs.values()}

@@ -166,6 +166,13 @@ class Endpoint:
                 machine.limit_reached(sa, spi_in, now, is_hard=is_hard)
         self._settle(sa_id, now)
 
+    def esp_from(self, sa_id: int, path: Path, now: float) -> None:
+        """The peer's newest authentic ESP packet came by this path; unknown is fine."""
+        for sa in self._all(sa_id):
+            if sa.is_primary:
+                machine.esp_from(sa, path, now)
+        self._settle(sa_id, now)
+
     def rekey(self, sa_id: int, now: float) -> None:
         """Give an IKE SA new keys now.
 

@@ -277,6 +277,17 @@ def _follow(sa: IkeSa, path: Path, now: float) -> None:
         sa.move_to(path)
 
 
+def esp_from(sa: IkeSa, path: Path, now: float) -> None:
+    """The newest authentic ESP packet came by this path; it counts like a message.
+
+    But an IKE SA on a stream stays on streams, whatever comes by UDP. RFC 9329 §5.
+    """
+    if sa.state is IkeState.ESTABLISHED and (
+        path.carrier.is_reliable >= sa.path.carrier.is_reliable
+    ):
+        _follow(sa, path, now)
+
+
 def _resend(sa: IkeSa, now: float) -> None:
     octets = sa.requests.resent(now, is_reliable=sa.path.carrier.is_reliable)
     sa.context.trace(sa.id, "debug", f"> repeats request {sa.requests.next_id} to {sa.path}")

@@ -33,6 +33,7 @@ from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
 from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
 from tunnelwrap.iana import Encr
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
+from tunnelwrap.path import Carrier, Path
 
 PLAIN = bytes(10)
 NEAR_SPI, FAR_SPI = 0x1000, 0x1001
@@ -56,7 +57,9 @@ class Side:
         loop = asyncio.get_running_loop()
         tun = Tun(end.detach(), "tun-test")
         note = lambda spi, is_hard: self.expired.append((spi, is_hard))  # noqa: E731 -- one line
-        self.plane = UserspacePlane(tun, loop, note, INNER_MTU)
+        self.elsewhere: list[tuple[int, Path]] = []
+        here = lambda spi, transport: self.elsewhere.append((spi, transport.path))  # noqa: E731
+        self.plane = UserspacePlane(tun, loop, note, INNER_MTU, here)
 
     async def send(self, *packets: bytes, header: bytes = PLAIN) -> None:
         """Let the host send packets, and the plane take them."""
@@ -118,6 +121,28 @@ async def test_packets_travel_both_ways(ready: Pair) -> None:
     assert ready.far.taken() == out
     assert ready.near.taken() == back
     assert ready.near.plane.drops == ready.far.plane.drops == {}
+
+
+async def test_where_the_newest_packet_came_from_is_told(ready: Pair) -> None:
+    """RFC 7296 §2.23: but never what is repeated or late, for anyone can send that again."""
+    moved, _ = loopback(carrier=Carrier.TCP)
+    await ready.near.send(udp(1))
+    await ready.near.send(udp(2))
+    await ready.near.send(udp(3))
+    first, second, third = ready.there.sent
+    plane = ready.far.plane
+    assert ready.far.elsewhere == []
+
+    plane.feed(moved, [memoryview(third)])
+    plane.remove(FAR_SPI)
+    plane.install(child_of(1), ready.back, use_outbound=True)
+    plane.feed(moved, [memoryview(second)])
+    plane.feed(moved, [memoryview(first)])
+    plane.feed(moved, [memoryview(second)])
+    plane.feed(ready.back, [memoryview(third)])
+    await settle()
+
+    assert ready.far.elsewhere == [(FAR_SPI, moved.path)]
 
 
 async def test_counters_tell_inner_packets_and_octets(ready: Pair) -> None:
