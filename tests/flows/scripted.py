@@ -171,6 +171,10 @@ class ScriptedInitiator(Scripted):
     ) -> Message | None:
         """IKE_SA_INIT and IKE_AUTH, whose requests may be changed; gives the last response."""
         self.init(change_init)
+        return self.authenticate(change)
+
+    def authenticate(self, change: Change = unchanged) -> Message | None:
+        """IKE_AUTH, whose request may be changed; gives the response."""
         payloads = IkeAuth().request(self.sa, self.now)
         response = self.ask(ExchangeType.IKE_AUTH, *change(list(payloads or ())))
         self.sa.become(IkeState.ESTABLISHED)

@@ -480,11 +480,15 @@ def test_r8_a_cookie_is_given_back_in_front_of_the_same_request() -> None:
 def test_a_responder_that_wants_cookies_for_ever_is_left() -> None:
     peer = ScriptedResponder(client(), gateway())
     peer.sa.spi_i = clear(peer.first).spi_i
-    answer = peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [Notify.of(NotifyType.COOKIE, b"more")])
-    restarts = [len(peer.deliver(answer.encode())) for _ in range(6)]
-    assert restarts == [1, 1, 1, 1, 0, 0]
+
+    def ask(cookie: bytes) -> int:
+        notify = Notify.of(NotifyType.COOKIE, cookie)
+        return len(peer.deliver(peer.sa.reply(ExchangeType.IKE_SA_INIT, 0, [notify]).encode()))
+
+    assert [ask(bytes([number])) for number in range(6)] == [1, 1, 1, 1, 0, 0]
     peer.wait(5.0)
     assert closed(peer).is_failure
+    assert "yet another cookie" in closed(peer).reason
 
 
 @pytest.mark.rfc("7296", "2.21.1")

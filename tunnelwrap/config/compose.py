@@ -47,7 +47,12 @@ def connection_policies(file: File) -> tuple[ConnectionPolicy, ...]:
 
 def limits(gateway: Gateway) -> Limits:
     """What strangers may cost a gateway."""
-    return Limits(gateway.half_open, gateway.half_open_s)
+    return Limits(
+        gateway.half_open,
+        gateway.half_open_s,
+        half_open_per_address=gateway.half_open_per_address,
+        cookie_threshold=gateway.cookie_threshold,
+    )
 
 
 def _policy(
@@ -69,6 +74,7 @@ def _policy(
         retransmission=Retransmission(
             times.timeout_s, times.factor, times.tries, times.reliable_timeout_s
         ),
+        fragment_size=connection.fragment_size,
     )
 
 

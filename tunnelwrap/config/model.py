@@ -158,6 +158,7 @@ class Connection(Section):
     rekey_s: Lifetime = 14400.0
     hard_s: Lifetime = Field(default_factory=hard_after)
     liveness_s: Lifetime = 30.0
+    fragment_size: Annotated[int, Field(ge=256, le=65535)] = 1280
     local: Local = Field(description="a table with our id")
     peer: Peer = Field(description="a table with the peer's id")
     retransmission: RetransmissionTimes = RetransmissionTimes()
@@ -216,6 +217,8 @@ class Gateway(Section):
     tls: Tls | None = None
     half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
     half_open_s: Positive = _LIMITS.half_open_s
+    half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
+    cookie_threshold: Amount = _LIMITS.cookie_threshold
     control_socket: FileName
     state_directory: FileName
 

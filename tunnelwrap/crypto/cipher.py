@@ -154,6 +154,11 @@ class Cipher:
         blocks = plaintext_length // self.block_size + 1
         return self.iv_length + blocks * self.block_size + self.icv_length
 
+    def room_in(self, sealed_length: int) -> int:
+        """The longest plaintext not yet padded whose sealed length is at most that."""
+        octets = sealed_length - self.iv_length - self.icv_length
+        return octets // self.block_size * self.block_size - 1
+
     def bind(self, encryption: Secret, integrity: Secret) -> "BoundCipher":
         """This cipher with the keys of one direction.
 

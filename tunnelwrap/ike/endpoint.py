@@ -12,6 +12,7 @@ from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
 from tunnelwrap.ike import machine, sa_init
 from tunnelwrap.ike.context import Context, Random, WallClock
+from tunnelwrap.ike.half_open import HalfOpen, Place
 from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
 from tunnelwrap.ike.policy import ChildPolicy, ConnectionPolicy, Limits
 from tunnelwrap.ike.rules import IkeState
@@ -70,7 +71,7 @@ class Endpoint:
         self._by_spi: dict[bytes, IkeSa] = {}
         self._by_id: dict[int, _Peer] = {}
         self._initial: dict[bytes, IkeSa] = {}  # by their IKE_SA_INIT request, octet for octet
-        self._half_open: set[int] = set()  # names of those that we have answered so far only
+        self._half_open = HalfOpen(self._context)
         self._streams: dict[Path, int] = {}  # who travels by a stream
         self._due: list[tuple[float, int]] = []  # a heap; an entry counts if its _Peer agrees
 
@@ -214,12 +215,11 @@ class Endpoint:
             # one IKE SA for each stream. RFC 9329 §6.1
             self._context.counters["dropped_initial"] += 1
             return
-        if len(self._half_open) >= self._context.limits.half_open:
-            self._context.counters["dropped_half_open"] += 1
-            return
-        self._respond(header, datagram, now)
+        place = self._half_open.admit(header, datagram, now)
+        if place is not None:
+            self._respond(header, datagram, place, now)
 
-    def _respond(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
+    def _respond(self, header: IkeHeader, datagram: Datagram, place: Place, now: float) -> None:
         try:
             message = _clear_message(header, datagram.octets)
         except WireError:
@@ -238,7 +238,7 @@ class Endpoint:
         sa.timers.arm(Timer.HALF_OPEN, now + self._context.limits.half_open_s)
         self._register(sa)
         self._initial[datagram.octets] = sa
-        self._half_open.add(sa.id)
+        self._half_open.enter(sa.id, place)
         self._context.trace(sa.id, "debug", f"> IKE_SA_INIT response to {datagram.path}")
         sa.transmit(response)
         self._settle(sa.id, now)
@@ -304,7 +304,7 @@ class Endpoint:
             return
         primary = next(sa for sa in peer.sas if sa.is_primary)
         if primary.state is not IkeState.AUTHENTICATING:
-            self._half_open.discard(sa_id)
+            self._half_open.leave(sa_id)
         self._note_path(sa_id, peer, primary.path)
         times = (machine.next_timeout(sa) for sa in peer.sas)
         due = min((at for at in times if at is not None), default=None)
@@ -334,7 +334,7 @@ class Endpoint:
                 self._initial.pop(sa.handshake.request, None)
         if not peer.sas:
             del self._by_id[sa_id]
-            self._half_open.discard(sa_id)
+            self._half_open.leave(sa_id)
             if self._streams.get(peer.path) == sa_id:
                 del self._streams[peer.path]
 

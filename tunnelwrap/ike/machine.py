@@ -29,8 +29,10 @@ from tunnelwrap.ike.create_child import (
     adopt,
     settle_before_delete,
 )
+from tunnelwrap.ike.fragments import Sent
 from tunnelwrap.ike.ike_auth import IkeAuth
 from tunnelwrap.ike.informational import CloseIke, DeleteChild, Liveness, deletes_ike
+from tunnelwrap.ike.opening import open_message
 from tunnelwrap.ike.outputs import AskActivity, Lease
 from tunnelwrap.ike.policy import ChildPolicy
 from tunnelwrap.ike.rules import IkeState, is_legal
@@ -52,6 +54,7 @@ ANSWERS: Final[dict[int, Answer]] = {
 }
 
 BETTER_ANSWER_S: Final = 2.0
+PROBE_SENDS: Final = 3  # of a request, before its fragments are thought too large
 
 ROUTINE: Final = frozenset(
     {
@@ -67,6 +70,7 @@ HINTS: Final[dict[int, str]] = {
         "pre-shared key or certificate and CA on both sides; the peer's log has the cause"
     ),
     NotifyType.NO_PROPOSAL_CHOSEN: "the peer accepts none of the suites that we offer",
+    NotifyType.TEMPORARY_FAILURE: "the peer has no room for another IKE SA now: try again later",
     NotifyType.INVALID_KE_PAYLOAD: "the peer wants a key exchange method that we do not offer",
 }
 
@@ -80,7 +84,9 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
         if header.exchange == ExchangeType.IKE_SA_INIT:
             _receive_init_response(sa, header, datagram, now)
         elif sa.protection is not None:
-            _dispatch(sa, sa.protection.open(header, datagram.octets), datagram.path, now)
+            message = open_message(sa, header, datagram.octets, now)
+            if message is not None:
+                _dispatch(sa, message, datagram.path, now)
     except IntegrityError:
         _drop(sa, "integrity")
     except WireError:
@@ -246,8 +252,8 @@ def _on_request(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     verdict = sa.responses.judge(message.message_id)
     if sa.path.carrier.is_reliable and not path.carrier.is_reliable:
         _drop(sa, "not_by_stream")  # RFC 9329 §2: once on TCP, all of it stays there
-    elif verdict is Verdict.DUPLICATE and sa.responses.response is not None:
-        sa.transmit(sa.responses.response, _way_back(sa, path))
+    elif verdict is Verdict.DUPLICATE:
+        sa.transmit(*sa.responses.response, path=_way_back(sa, path))
     elif verdict is not Verdict.NEW:
         _drop(sa, f"request_{verdict.value}")
     elif not is_legal(sa.state, message.exchange, by_initiator=message.is_initiator):
@@ -289,9 +295,10 @@ def esp_from(sa: IkeSa, path: Path, now: float) -> None:
 
 
 def _resend(sa: IkeSa, now: float) -> None:
-    octets = sa.requests.resent(now, is_reliable=sa.path.carrier.is_reliable)
+    datagrams = sa.fragmentation.for_path(sa.requests.request, sa.path, sa.fragment_size)
+    sa.requests.resent(datagrams, now, is_reliable=sa.path.carrier.is_reliable)
     sa.context.trace(sa.id, "debug", f"> repeats request {sa.requests.next_id} to {sa.path}")
-    sa.transmit(octets)
+    sa.transmit(*datagrams)
 
 
 def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
@@ -369,6 +376,10 @@ def _on_response(sa: IkeSa, message: Message, now: float, path: Path) -> None:
         else:
             _fail(sa, exchange, error, now)
         return
+    if what_follows is Next.WAIT:
+        sa.exchange = exchange
+        _drop(sa, "late_response")
+        return
     sa.last_heard = now
     if isinstance(exchange, SaInit):
         exchange.refusal = None
@@ -405,23 +416,29 @@ def _fail(sa: IkeSa, exchange: Exchange, error: PeerRefused | Refusal, now: floa
 def _send_request(sa: IkeSa, exchange: Exchange, payloads: Sequence[Payload], now: float) -> None:
     message = sa.message(exchange.TYPE, sa.requests.next_id, payloads)
     if isinstance(exchange, SaInit):
-        octets = exchange.request_octets = message.encode()
+        exchange.request_octets = message.encode()
+        datagrams: tuple[bytes, ...] = (exchange.request_octets,)
     else:
-        octets = sa.agreed[2].seal(message)
-    sa.context.trace(sa.id, "debug", f"> {message} to {sa.path}")
+        sent = Sent(message, sa.agreed[2])
+        datagrams = sa.fragmentation.seal_request(sent, sa.path, sa.fragment_size)
+    sa.context.trace(sa.id, "debug", f"> {message} to {sa.path}{_in_fragments(datagrams)}")
     sa.exchange = exchange
     sa.ended_early.clear()
-    sa.requests.sent(octets, now, is_reliable=sa.path.carrier.is_reliable)
-    sa.transmit(octets)
+    sa.requests.sent(datagrams, now, is_reliable=sa.path.carrier.is_reliable)
+    sa.transmit(*datagrams)
 
 
 def _send_response(sa: IkeSa, request: Message, payloads: list[Payload], path: Path) -> None:
     message = sa.reply(request.exchange, request.message_id, payloads)
-    octets = sa.agreed[2].seal(message)
-    back = _way_back(sa, path)
-    sa.context.trace(sa.id, "debug", f"> {message} to {back}")
-    sa.responses.answered(octets)
-    sa.transmit(octets, back)
+    back, sent = _way_back(sa, path), Sent(message, sa.agreed[2])
+    datagrams = sa.fragmentation.seal_response(sent, back, sa.fragment_size)
+    sa.context.trace(sa.id, "debug", f"> {message} to {back}{_in_fragments(datagrams)}")
+    sa.responses.answered(*datagrams)
+    sa.transmit(*datagrams, path=back)
+
+
+def _in_fragments(datagrams: tuple[bytes, ...]) -> str:
+    return f" in {len(datagrams)} fragments" if len(datagrams) > 1 else ""
 
 
 def _way_back(sa: IkeSa, path: Path) -> Path:
@@ -430,17 +447,32 @@ def _way_back(sa: IkeSa, path: Path) -> Path:
 
 
 def _retransmit(sa: IkeSa, now: float) -> None:
-    octets = sa.requests.expire(now, is_reliable=sa.path.carrier.is_reliable)
-    if octets is not None:
+    datagrams = _smaller(sa, now)
+    datagrams = datagrams or sa.requests.expire(now, is_reliable=sa.path.carrier.is_reliable)
+    if datagrams:
         sa.context.counters["retransmitted"] += 1
-        sa.context.trace(sa.id, "debug", f"> repeats request {sa.requests.next_id} to {sa.path}")
-        sa.transmit(octets)
+        how = f"to {sa.path}{_in_fragments(datagrams)}"
+        sa.context.trace(sa.id, "debug", f"> repeats request {sa.requests.next_id} {how}")
+        sa.transmit(*datagrams)
         return
     silence = f"no answer from {sa.path} for {sa.requests.waited(now):.0f} s"
     if isinstance(sa.exchange, CloseIke):
         sa.close(f"{sa.exchange.reason} ({silence})", is_failure=False)
     else:
         sa.close(silence)
+
+
+def _smaller(sa: IkeSa, now: float) -> tuple[bytes, ...]:
+    """The request in smaller fragments, where the larger ones seem not to get through.
+
+    RFC 7383 §2.5.2.
+    """
+    if isinstance(sa.exchange, SaInit) or sa.requests.sends < PROBE_SENDS:
+        return ()
+    datagrams = sa.fragmentation.probe(sa.requests.request, sa.path, sa.fragment_size)
+    if datagrams:
+        sa.requests.split_anew(datagrams, now)
+    return datagrams
 
 
 def _on_timer(sa: IkeSa, timer: Timer, now: float) -> None:
@@ -456,6 +488,8 @@ def _on_timer(sa: IkeSa, timer: Timer, now: float) -> None:
         sa.enqueue(CloseIke("its lifetime is over"))
     elif timer is Timer.LIVENESS:
         _check_liveness(sa, now)
+    elif timer is Timer.REASSEMBLY:
+        sa.fragmentation.forget()
     elif isinstance(sa.exchange, SaInit) and sa.exchange.refusal is not None:  # Timer.REFUSED
         _fail(sa, sa.exchange, sa.exchange.refusal, now)
 

@@ -94,6 +94,7 @@ class ConnectionPolicy:
     hard_s: float | None = 17280.0
     liveness_s: float | None = 30.0  # idle time before a liveness check
     retransmission: Retransmission = Retransmission()
+    fragment_size: int = 1280  # IP datagrams that carry longer IKE messages. RFC 7383 §2.5.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +104,5 @@ class Limits:
     half_open: int = 1000  # IKE SAs that are not yet authenticated
     half_open_s: float = 30.0  # time that one may stay so
     child_sas: int = 32  # of one IKE SA, those about to go included
+    half_open_per_address: int = 16  # of one IPv4 address or IPv6 /64
+    cookie_threshold: int = 32  # so many half open, and who comes by datagrams needs a cookie

@@ -17,6 +17,7 @@ from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import ExchangeType
 from tunnelwrap.ike.children import Children
 from tunnelwrap.ike.context import Context
+from tunnelwrap.ike.fragments import Fragmentation
 from tunnelwrap.ike.outputs import Closed, Lease, Moved, Transmit
 from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
 from tunnelwrap.ike.protect import Protection
@@ -33,6 +34,7 @@ class Next(Enum):
     """What follows a response."""
 
     AGAIN = "again"  # the exchange has another request (INVALID_KE_PAYLOAD, EAP)
+    WAIT = "wait"  # it answers an earlier request of the exchange: the right one is still to come
     DONE = "done"
 
 
@@ -90,6 +92,7 @@ class IkeSa:
         "ended_early",
         "exchange",
         "floats_to",
+        "fragmentation",
         "handshake",
         "id",
         "is_confirmed",
@@ -163,7 +166,7 @@ class IkeSa:
         self.suite = self.keys = self.protection = self.handshake = None
         self.claimed = self.peer_identity = self.lease_local = self.lease_peer = None
         self.children, self.ended_early = Children(context, self.id), set()
-        self.timers = Timers()
+        self.timers, self.fragmentation = Timers(), Fragmentation()
         retransmission = self.policy.retransmission if self.policy else Retransmission()
         self.requests, self.responses = RequestWindow(retransmission), ResponseWindow()
         self.exchange, self.queue = None, deque()
@@ -231,10 +234,16 @@ class IkeSa:
             payloads=tuple(payloads),
         )
 
-    def transmit(self, octets: bytes, path: Path | None = None) -> None:
-        """Send octets on a path, by default the one of this IKE SA."""
+    @property
+    def fragment_size(self) -> int:
+        """Into IP datagrams of what size longer messages are split."""
+        return (self.policy or self.connections[0]).fragment_size
+
+    def transmit(self, *datagrams: bytes, path: Path | None = None) -> None:
+        """Send a message, whole or its fragments, on a path; by default that of this IKE SA."""
         if self.state is not IkeState.CLOSED:
-            self.context.emit(Transmit(Datagram(path or self.path, octets)))
+            for octets in datagrams:
+                self.context.emit(Transmit(Datagram(path or self.path, octets)))
 
     def move_to(self, path: Path) -> None:
         """The peer is reached by another path from now on."""
@@ -285,6 +294,7 @@ class IkeSa:
         )
         new.policy, new.is_originator, new.is_primary = self.policy, self.is_originator, False
         new.requests = RequestWindow(self.chosen_policy.retransmission)
+        new.fragmentation = Fragmentation(is_agreed=self.fragmentation.is_agreed)
         new.spi_i, new.spi_r = spi_i, spi_r
         new.replaces = self
         new.is_confirmed = is_initiator

@@ -36,6 +36,7 @@ from tunnelwrap.wire.proposal import Proposal, SaPayload
 
 NONCE_LENGTH: Final = 32  # at least half the key of the PRF. RFC 7296 §2.10
 MAX_RESTARTS: Final = 4  # INVALID_KE_PAYLOAD and COOKIE answers that we follow
+MAX_COOKIE: Final = 64  # octets. RFC 7296 §2.6
 
 
 class SaInit:
@@ -83,9 +84,11 @@ class SaInit:
             PeerRefused: the responder says no.
             InvalidSyntax: what it says makes no sense.
         """
-        if self._restarts < MAX_RESTARTS and self._restarted(sa, message):
+        restart = self._restarted(sa, message)
+        if restart is Next.AGAIN:
             self._restarts += 1
-            return Next.AGAIN
+        if restart is not None:
+            return restart
         refuse_errors(message)
         check_occurrence(message)
         self._agree(sa, message)
@@ -94,15 +97,39 @@ class SaInit:
         sa.last_heard = now
         return Next.DONE
 
-    def _restarted(self, sa: IkeSa, message: Message) -> bool:
+    def _restarted(self, sa: IkeSa, message: Message) -> Next | None:
+        """Follow COOKIE or INVALID_KE_PAYLOAD; None where the response is neither.
+
+        The cookie goes into all that follows, so that a responder need not ask for it again after
+        INVALID_KE_PAYLOAD; if it does, it gets what it wants. RFC 7296 §2.6.1.
+        """
         cookie = message.notify(NotifyType.COOKIE)
         if cookie is not None and message.find(SaPayload) is None:
-            self._cookie = cookie.data
-            return True
+            return self._take_cookie(cookie.data)
         invalid = message.notify(NotifyType.INVALID_KE_PAYLOAD)
         if invalid is None or len(invalid.data) != 2:
-            return False
+            return None
         wanted = int.from_bytes(invalid.data, "big")
+        if wanted == self._method and self._restarts:
+            return Next.WAIT
+        if self._restarts == MAX_RESTARTS:
+            return None
+        self._change_method(sa, wanted)
+        return Next.AGAIN
+
+    def _take_cookie(self, cookie: bytes) -> Next:
+        if cookie == self._cookie:  # asked for by an earlier request, that came twice or late
+            return Next.WAIT
+        if not 1 <= len(cookie) <= MAX_COOKIE:
+            raise InvalidSyntax(f"cookie of {len(cookie)} octets")
+        if self._restarts == MAX_RESTARTS:
+            raise PeerRefused(
+                NotifyType.COOKIE, f"peer wants yet another cookie after {MAX_RESTARTS} restarts"
+            )
+        self._cookie = cookie
+        return Next.AGAIN
+
+    def _change_method(self, sa: IkeSa, wanted: int) -> None:
         offered = ke_methods(sa.chosen_policy.proposals)
         if wanted not in offered or wanted == self._method:
             raise PeerRefused(
@@ -113,7 +140,6 @@ class SaInit:
         sa.context.trace(sa.id, "debug", f"= peer prefers {name_of(KeMethod, wanted)}")
         self._method = wanted
         self._key = initiate(wanted, sa.context.random)
-        return True
 
     def _agree(self, sa: IkeSa, message: Message) -> None:
         chosen = _single_choice(message)
@@ -140,6 +166,7 @@ class SaInit:
         )
         install_keys(sa, suite, handshake, shared)
         sa.nat = detect_nat(message, sa.path)
+        sa.fragmentation.is_agreed = _knows_fragments(message)
         encapsulates = sa.context.forces_encapsulation or sa.nat.local or sa.nat.peer
         if sa.floats_to is not None and encapsulates:
             sa.path, sa.floats_to = sa.floats_to, None
@@ -168,6 +195,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
         raise InvalidSyntax(str(error)) from error
     sa.spi_i, sa.spi_r = message.spi_i, sa.context.new_ike_spi()
     sa.nat = detect_nat(message, sa.path)
+    sa.fragmentation.is_agreed = _knows_fragments(message)
     n_r = sa.context.random(NONCE_LENGTH)
     response = sa.reply(
         ExchangeType.IKE_SA_INIT,
@@ -228,12 +256,14 @@ def _abilities(sa: IkeSa) -> list[Payload]:
     if sa.context.forces_encapsulation and not sa.path.carrier.is_reliable:
         # a source that cannot match makes the peer see a NAT and encapsulate ESP in UDP
         source = SocketAddress(type(source.ip)(0), 0)
+    fragments = Notify.of(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)  # RFC 7383 §2.3
     return [
         Notify.of(NotifyType.NAT_DETECTION_SOURCE_IP, nat_hash(sa.spi_i, sa.spi_r, source)),
         Notify.of(
             NotifyType.NAT_DETECTION_DESTINATION_IP, nat_hash(sa.spi_i, sa.spi_r, sa.path.peer)
         ),
         Notify.of(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes),
+        *([fragments] if sa.is_initiator or sa.fragmentation.is_agreed else []),
     ]
 
 
@@ -244,6 +274,10 @@ def _certificate_requests(sa: IkeSa) -> list[Payload]:
 
 def _data_of(message: Message, notify_type: int) -> list[bytes]:
     return [n.data for n in message.all(Notify) if n.notify == notify_type]
+
+
+def _knows_fragments(message: Message) -> bool:
+    return message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
 
 
 def _hashes(message: Message) -> frozenset[int]:

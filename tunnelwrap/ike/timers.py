@@ -17,6 +17,7 @@ class Timer(IntEnum):
     LINGER_CHILD = 8  # packets under way in a rekeyed Child SA had time to arrive
     CREATE_CHILD = 9  # a Child SA that the peer could not make at once is asked for again
     REFUSED = 10  # nothing better followed an IKE_SA_INIT error that anyone could have sent
+    REASSEMBLY = 11  # the fragments of a message did not all come
 
 
 class Timers:

@@ -25,14 +25,14 @@ class ResponseWindow:
 
     def __init__(self) -> None:
         self._expected = 0
-        self._response: bytes | None = None
+        self._response: tuple[bytes, ...] = ()
         self._is_pending = False
 
     def judge(self, message_id: int) -> Verdict:
         """What a request with this message ID is; changes nothing."""
         if message_id == self._expected:
             return Verdict.PENDING if self._is_pending else Verdict.NEW
-        if message_id == self._expected - 1 and self._response is not None:
+        if message_id == self._expected - 1 and self._response:
             return Verdict.DUPLICATE
         return Verdict.OUTSIDE
 
@@ -40,15 +40,19 @@ class ResponseWindow:
         """A NEW request is being answered; its repetitions are absorbed meanwhile."""
         self._is_pending = True
 
-    def answered(self, response: bytes) -> None:
-        """Keep the response; the next request is expected from now on."""
+    def answered(self, *response: bytes) -> None:
+        """Keep the response, one datagram or its fragments; the next request is expected now."""
         self._response = response
         self._expected += 1
         self._is_pending = False
 
+    def split_anew(self, *response: bytes) -> None:
+        """The last response goes out in these datagrams from now on. RFC 7383 §2.5.2."""
+        self._response = response
+
     @property
-    def response(self) -> bytes | None:
-        """The last response, octet for octet."""
+    def response(self) -> tuple[bytes, ...]:
+        """The datagrams of the last response, octet for octet; none before the first."""
         return self._response
 
 
@@ -60,7 +64,7 @@ class RequestWindow:
     def __init__(self, policy: Retransmission) -> None:
         self._policy = policy
         self._next_id = 0
-        self._request: bytes | None = None
+        self._request: tuple[bytes, ...] = ()
         self._sends = 0
         self._due = 0.0
         self._started = 0.0
@@ -71,12 +75,17 @@ class RequestWindow:
         return self._next_id
 
     @property
-    def request(self) -> bytes | None:
-        """The outstanding request, or None."""
+    def request(self) -> tuple[bytes, ...]:
+        """The datagrams of the outstanding request: one, or its fragments; none without one."""
         return self._request
 
-    def sent(self, request: bytes, now: float, *, is_reliable: bool) -> None:
-        """A new request goes out now."""
+    @property
+    def sends(self) -> int:
+        """How often these datagrams have gone out."""
+        return self._sends
+
+    def sent(self, request: tuple[bytes, ...], now: float, *, is_reliable: bool) -> None:
+        """A new request goes out now, in one datagram or in fragments."""
         self._request = request
         self._sends = 1
         self._started = now
@@ -84,20 +93,28 @@ class RequestWindow:
             self._policy.reliable_timeout_s if is_reliable else self._policy.timeout_s
         )
 
-    def resent(self, now: float, *, is_reliable: bool) -> bytes:
-        """The outstanding request, which goes out again on another path. RFC 9329 §6.2."""
-        assert self._request is not None, "something is outstanding"
-        self.sent(self._request, now, is_reliable=is_reliable)
-        return self._request
+    def resent(self, request: tuple[bytes, ...], now: float, *, is_reliable: bool) -> None:
+        """The outstanding request goes out again on another path. RFC 9329 §6.2."""
+        assert self._request, "something is outstanding"
+        self.sent(request, now, is_reliable=is_reliable)
+
+    def split_anew(self, request: tuple[bytes, ...], now: float) -> None:
+        """The outstanding request goes out in smaller fragments; it has all its chances again.
+
+        RFC 7383 §2.5.2.
+        """
+        started = self._started
+        self.sent(request, now, is_reliable=False)
+        self._started = started
 
     def due(self) -> float | None:
         """When ``expire`` wants to be called, or None."""
-        return None if self._request is None else self._due
+        return self._due if self._request else None
 
-    def expire(self, now: float, *, is_reliable: bool) -> bytes | None:
-        """The request to repeat now; None when the peer has had all its chances."""
+    def expire(self, now: float, *, is_reliable: bool) -> tuple[bytes, ...]:
+        """The request to repeat now; nothing when the peer has had all its chances."""
         if is_reliable or self._sends > self._policy.tries:
-            return None
+            return ()
         self._due = now + self._policy.timeout_s * self._policy.factor**self._sends
         self._sends += 1
         return self._request
@@ -108,9 +125,9 @@ class RequestWindow:
 
     def completed(self) -> None:
         """The response came: the next request takes the next message ID."""
-        self._request = None
+        self._request = ()
         self._next_id += 1
 
     def withdraw(self) -> None:
         """Forget the outstanding request without a response (IKE_SA_INIT is begun anew)."""
-        self._request = None
+        self._request = ()

@@ -1,10 +1,10 @@
-"""IKE messages: the header, the chain of payloads, and the outer shape of SK. RFC 7296 §3.1-§3.2.
+"""IKE messages: header, chain of payloads, outer shape of SK and SKF. RFC 7296 §3.1-§3.2, RFC 7383.
 
 No keys here: ``find_encrypted`` and ``encode_outer`` say where ciphertext stands, ``ike.protect``
 opens and seals it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple, Self, TypeVar
@@ -16,6 +16,7 @@ from tunnelwrap.wire.reader import Reader
 
 HEADER_LENGTH: Final = 28
 GENERIC_HEADER_LENGTH: Final = 4
+FRAGMENT_HEADER_LENGTH: Final = 4
 MAJOR_VERSION: Final = 2
 
 _INITIATOR: Final = 0x08
@@ -23,6 +24,7 @@ _RESPONSE: Final = 0x20
 _CRITICAL: Final = 0x80
 VERSION_OFFSET: Final = 17
 _HEADER: Final = Struct("!8s8sBBBBII")
+_FRAGMENT: Final = Struct("!HH")
 
 # The notation of RFC 7296 §1.2; Ni and Nr share a number and are told apart by the message.
 _NOTATION: Final[dict[int, str]] = {
@@ -144,13 +146,24 @@ class Message:
         return _NOTATION.get(number) or name_of(PayloadType, number)
 
 
+class Fragment(NamedTuple):
+    """Which part of a message an SKF payload is. RFC 7383 §2.5.
+
+    Layout: u16 number | u16 total
+    """
+
+    number: int  # from 1
+    total: int
+
+
 @dataclass(frozen=True, slots=True)
 class EncryptedPayload:
-    """The outer shape of an SK payload. RFC 7296 §3.14."""
+    """The outer shape of an SK or SKF payload. RFC 7296 §3.14, RFC 7383 §2.5."""
 
-    first: int  # type of the first payload inside
-    aad: bytes  # the message up to and including the generic header of SK
+    first: int  # type of the first payload inside; of fragments only the first one tells
+    aad: bytes  # the message up to and including the header of SK or SKF
     body: bytes  # IV, ciphertext and ICV
+    fragment: Fragment | None  # None: SK, the whole message
 
 
 def decode_chain(first: int, body: Reader) -> tuple[Payload, ...]:
@@ -180,18 +193,34 @@ def encode_chain(payloads: Sequence[Payload]) -> tuple[int, bytes]:
     return types[0], b"".join(chain)
 
 
+def clear_bodies(header: IkeHeader, octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """Type and undecoded body of each payload of a message in clear; cheap to begin with.
+
+    Raises:
+        WireError: the chain is malformed; found out on the way.
+    """
+    body = Reader(octets, HEADER_LENGTH)
+    payload_type = header.next_payload
+    while payload_type != PayloadType.NONE:
+        generic = _generic_header(body)
+        yield payload_type, body.take(generic.body_length)
+        payload_type = generic.next_payload
+
+
 def find_encrypted(
     header: IkeHeader, octets: bytes
 ) -> tuple[tuple[Payload, ...], EncryptedPayload | None]:
-    """The payloads before SK, and SK itself, which must be the last one. RFC 7296 §3.14.
+    """The payloads before SK or SKF, and that one, which must be the last.
+
+    RFC 7296 §3.14, RFC 7383 §2.5.
 
     Raises:
-        WireError: the chain is malformed, SK does not end it, or it holds SKF.
+        WireError: the chain is malformed, SK does not end it, or SKF has impossible numbers.
     """
     body = Reader(octets, HEADER_LENGTH)
     payloads = []
     payload_type = header.next_payload
-    while payload_type not in (PayloadType.NONE, PayloadType.SK):
+    while payload_type not in (PayloadType.NONE, PayloadType.SK, PayloadType.SKF):
         generic = _generic_header(body)
         content = body.sub(generic.body_length)
         payloads.append(decode_payload(payload_type, generic.is_critical, content))
@@ -200,25 +229,31 @@ def find_encrypted(
         body.expect_end("the last payload")
         return tuple(payloads), None
     generic = _generic_header(body)
-    aad = bytes(octets[: body.offset])
     content = body.sub(generic.body_length)
-    body.expect_end("the SK payload")
-    return tuple(payloads), EncryptedPayload(generic.next_payload, aad, content.rest())
+    body.expect_end(f"the {name_of(PayloadType, payload_type)} payload")
+    fragment = _fragment(content) if payload_type == PayloadType.SKF else None
+    aad = bytes(octets[: content.offset])
+    return tuple(payloads), EncryptedPayload(generic.next_payload, aad, content.rest(), fragment)
 
 
-def encode_outer(message: Message, first: int, sealed_length: int) -> bytes:
-    """The header and the generic header of SK for a message whose payloads go inside SK.
+def encode_outer(
+    message: Message, first: int, sealed_length: int, fragment: Fragment | None = None
+) -> bytes:
+    """The header, and the header of SK or SKF, for a message whose payloads go inside.
 
     It is also the associated data of an AEAD (RFC 5282 §5.1).
 
     Args:
         message: gives the header's fields; its payloads are not looked at.
-        first: type of the first payload inside.
+        first: type of the first payload inside; 0 in all fragments but the first.
         sealed_length: octets of IV, ciphertext and ICV together.
+        fragment: which part of the message this is; None: all of it.
     """
-    length = HEADER_LENGTH + GENERIC_HEADER_LENGTH + sealed_length
-    header = _header_of(message, PayloadType.SK, length)
-    return header.encode() + _encode_generic(first, sealed_length)
+    place = b"" if fragment is None else _FRAGMENT.pack(*fragment)
+    payload_type = PayloadType.SK if fragment is None else PayloadType.SKF
+    body_length = len(place) + sealed_length
+    header = _header_of(message, payload_type, HEADER_LENGTH + GENERIC_HEADER_LENGTH + body_length)
+    return header.encode() + _encode_generic(first, body_length) + place
 
 
 class _Generic(NamedTuple):
@@ -259,6 +294,13 @@ def _generic_header(body: Reader) -> _Generic:
     if length < GENERIC_HEADER_LENGTH:
         raise Malformed(f"payload of {length} octets", body.offset - 2)
     return _Generic(next_payload, bool(flags & _CRITICAL), length - GENERIC_HEADER_LENGTH)
+
+
+def _fragment(body: Reader) -> Fragment:
+    fragment = Fragment(body.u16(), body.u16())
+    if not 1 <= fragment.number <= fragment.total:  # RFC 7383 §2.6
+        raise Malformed(f"fragment {fragment.number} of {fragment.total}", body.offset - 4)
+    return fragment
 
 
 def _encode_generic(next_payload: int, body_length: int) -> bytes:

@@ -17,7 +17,7 @@ def test_requests_of_the_peer_come_one_after_another() -> None:
     assert window.judge(0) is Verdict.PENDING
     window.answered(b"response 0")
     assert window.judge(0) is Verdict.DUPLICATE
-    assert window.response == b"response 0"
+    assert window.response == (b"response 0",)
     assert window.judge(1) is Verdict.NEW
     window.begin()
     assert window.judge(0) is Verdict.DUPLICATE, "while the next one is being answered"
@@ -33,7 +33,7 @@ def test_before_the_first_response_there_is_no_duplicate() -> None:
 def test_a_request_is_repeated_with_growing_pauses_and_then_given_up() -> None:
     window = RequestWindow(POLICY)
     assert window.due() is None
-    window.sent(b"request", 100.0, is_reliable=False)
+    window.sent((b"request",), 100.0, is_reliable=False)
     pauses, now = [], 100.0
     while True:
         due = window.due()
@@ -41,9 +41,9 @@ def test_a_request_is_repeated_with_growing_pauses_and_then_given_up() -> None:
         pauses.append(due - now)
         now = due
         octets = window.expire(now, is_reliable=False)
-        if octets is None:
+        if not octets:
             break
-        assert octets == b"request"
+        assert octets == (b"request",)
     assert pauses == [0.5, 1.0, 2.0, 4.0]
     assert window.waited(now) == 7.5
 
@@ -51,26 +51,26 @@ def test_a_request_is_repeated_with_growing_pauses_and_then_given_up() -> None:
 @pytest.mark.rfc("9329", "6.2")
 def test_on_a_stream_there_is_only_the_overall_timeout() -> None:
     window = RequestWindow(POLICY)
-    window.sent(b"request", 100.0, is_reliable=True)
+    window.sent((b"request",), 100.0, is_reliable=True)
     assert window.due() == 160.0
-    assert window.expire(160.0, is_reliable=True) is None
+    assert window.expire(160.0, is_reliable=True) == ()
 
 
 def test_another_path_gives_the_request_new_time() -> None:
     window = RequestWindow(POLICY)
-    window.sent(b"request", 100.0, is_reliable=False)
+    window.sent((b"request",), 100.0, is_reliable=False)
     window.expire(100.5, is_reliable=False)
-    assert window.resent(130.0, is_reliable=True) == b"request"
+    window.resent((b"request",), 130.0, is_reliable=True)
     assert window.due() == 190.0
-    assert window.resent(140.0, is_reliable=False) == b"request"
+    window.resent((b"request",), 140.0, is_reliable=False)
     assert window.due() == 140.5
 
 
 def test_message_ids_grow_with_responses_only() -> None:
     window = RequestWindow(POLICY)
-    window.sent(b"first", 0.0, is_reliable=False)
+    window.sent((b"first",), 0.0, is_reliable=False)
     window.withdraw()
     assert (window.next_id, window.due()) == (0, None)
-    window.sent(b"again", 0.0, is_reliable=False)
+    window.sent((b"again",), 0.0, is_reliable=False)
     window.completed()
     assert (window.next_id, window.due()) == (1, None)

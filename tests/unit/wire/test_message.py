@@ -10,8 +10,10 @@ from tunnelwrap.iana import AuthMethod, CfgAttribute, ExchangeType, IdType, Payl
 from tunnelwrap.wire.message import (
     HEADER_LENGTH,
     EncryptedPayload,
+    Fragment,
     IkeHeader,
     Message,
+    clear_bodies,
     decode_chain,
     encode_chain,
     encode_outer,
@@ -195,8 +197,26 @@ def test_the_outer_shape_of_sk() -> None:
     aad = encode_outer(value, PayloadType.ID_I, 40)
     assert aad == value.encode()[:16] + bytes.fromhex("2e 20 23 08 00000000 00000048 2300002c")
     octets = aad + bytes(range(40))
-    encrypted = EncryptedPayload(PayloadType.ID_I, aad, bytes(range(40)))
+    encrypted = EncryptedPayload(PayloadType.ID_I, aad, bytes(range(40)), None)
     assert find_encrypted(IkeHeader.decode(octets), octets) == ((), encrypted)
+
+
+@pytest.mark.rfc("7383", "2.5")
+def test_the_outer_shape_of_skf() -> None:
+    value = message(exchange=ExchangeType.IKE_AUTH)
+    aad = encode_outer(value, PayloadType.ID_I, 40, Fragment(2, 259))
+    assert aad[16:] == bytes.fromhex("35 20 23 08 00000000 0000004c 23000030 00020103")
+    octets = aad + bytes(range(40))
+    encrypted = EncryptedPayload(PayloadType.ID_I, aad, bytes(range(40)), Fragment(2, 259))
+    assert find_encrypted(IkeHeader.decode(octets), octets) == ((), encrypted)
+
+
+def test_bodies_of_a_clear_chain() -> None:
+    octets = message(VendorId(b"ab"), VendorId(b"c")).encode()
+    header = IkeHeader.decode(octets)
+    assert list(clear_bodies(header, octets)) == [(43, b"ab"), (43, b"c")]
+    with pytest.raises(Truncated):
+        list(clear_bodies(header, octets[:-1]))
 
 
 def test_payloads_before_sk() -> None:
@@ -206,7 +226,7 @@ def test_payloads_before_sk() -> None:
     octets = clear[:27] + bytes([len(clear) + 8]) + b"\x2e" + clear[29:] + sk
     payloads, encrypted = find_encrypted(IkeHeader.decode(octets), octets)
     assert payloads == (VendorId(b"ab"),)
-    assert encrypted == EncryptedPayload(0, octets[:-4], sk[4:])
+    assert encrypted == EncryptedPayload(0, octets[:-4], sk[4:], None)
 
 
 def test_messages_without_sk() -> None:
@@ -225,7 +245,11 @@ def test_messages_without_sk() -> None:
         (43, "2e000004 00", Truncated, "octets wanted"),
         (43, "00000004 00", Malformed, "1 octets behind the last payload"),
         (0, "00", Malformed, "1 octets behind the last payload"),
-        (53, "0000000c 00010001 aabbccdd", Malformed, "encrypted payload"),
+        (53, "00000008 00010001 aa", Malformed, "1 octets behind the SKF payload"),
+        (53, "00000006 0001", Truncated, "octets wanted"),
+        (53, "0000000a 00000002 aabb", Malformed, "fragment 0 of 2"),
+        (53, "0000000a 00000000 aabb", Malformed, "fragment 0 of 0"),
+        (53, "0000000a 00030002 aabb", Malformed, "fragment 3 of 2"),
         (49, "2e800004 00000004", UnsupportedCritical, "type 49"),
     ],
 )

@@ -1,0 +1,71 @@
+"""From octets to message: SK at once, SKF with the last fragment. RFC 7296 §3.14, RFC 7383 §2.6."""
+
+from tunnelwrap.ike.fragments import REASSEMBLY_S
+from tunnelwrap.ike.protect import encrypted_part, message_of
+from tunnelwrap.ike.sa import IkeSa
+from tunnelwrap.ike.timers import Timer
+from tunnelwrap.ike.window import Verdict
+from tunnelwrap.wire.message import EncryptedPayload, Fragment, IkeHeader, Message
+
+
+def open_message(sa: IkeSa, header: IkeHeader, octets: bytes, now: float) -> Message | None:
+    """The authentic message that these octets are, or complete; None while fragments are missing.
+
+    Raises:
+        WireError: the outer shape is wrong (nobody is authenticated by that).
+        IntegrityError: the ICV does not verify.
+        InvalidSyntax: an authenticated message breaks the syntax.
+        CriticalPayloadRefused: it has a critical payload that we do not know.
+    """
+    encrypted = encrypted_part(header, octets)
+    fragment = encrypted.fragment
+    if fragment is None:
+        return message_of(header, encrypted.first, sa.agreed[2].unseal(encrypted))
+    if sa.fragmentation.is_agreed and _is_awaited(sa, header):
+        return _collect(sa, header, encrypted, fragment, now)
+    if sa.fragmentation.is_agreed and _is_answered(sa, header) and fragment.number == 1:
+        return _first_again(sa, header, encrypted)
+    sa.context.counters["dropped_fragment"] += 1
+    return None
+
+
+def _is_awaited(sa: IkeSa, header: IkeHeader) -> bool:
+    if not header.is_response:
+        return sa.responses.judge(header.message_id) is Verdict.NEW
+    exchange = sa.exchange
+    is_expected = exchange is not None and header.exchange == exchange.TYPE
+    return is_expected and header.message_id == sa.requests.next_id
+
+
+def _is_answered(sa: IkeSa, header: IkeHeader) -> bool:
+    verdict = sa.responses.judge(header.message_id)
+    return not header.is_response and verdict is Verdict.DUPLICATE
+
+
+def _collect(
+    sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload, fragment: Fragment, now: float
+) -> Message | None:
+    fragmentation = sa.fragmentation
+    reassembly = fragmentation.responses if header.is_response else fragmentation.requests
+    if not reassembly.wants(header, fragment):
+        sa.context.counters["dropped_fragment"] += 1
+        return None
+    plaintext = sa.agreed[2].unseal(encrypted)
+    if not reassembly.octets:
+        sa.timers.arm(Timer.REASSEMBLY, now + REASSEMBLY_S)
+    whole = reassembly.add(header, fragment, encrypted.first, plaintext)
+    if whole is None:
+        return None
+    if not header.is_response:
+        fragmentation.heard = whole.largest
+    return message_of(header, whole.first, whole.plaintext)
+
+
+def _first_again(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload) -> Message:
+    """A request that is answered comes again: its first fragment alone brings the response."""
+    sa.agreed[2].unseal(encrypted)
+    response = sa.responses.response
+    shrunk = sa.fragmentation.shrink_response(response, header.length)
+    if shrunk is not response:
+        sa.responses.split_anew(*shrunk)
+    return message_of(header, 0, b"")
