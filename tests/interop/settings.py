@@ -54,5 +54,7 @@ class Settings:
     esp: str = ESP
     rekey_child_s: int | None = None
     rekey_ike_s: int | None = None
+    fragment_size: int | None = None
+    cookie_threshold: int | None = None
     strongswan: StrongSwanMore = field(default_factory=StrongSwanMore)
     libreswan: Mapping[str, str] = field(default_factory=dict)  # more options of ipsec.conf

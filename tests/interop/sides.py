@@ -55,7 +55,12 @@ class StrongSwanSide:
         return self.daemon.log
 
     def start(self, settings: Settings) -> None:
-        self.daemon.settings = settings.strongswan.charon
+        wishes = {
+            "fragment_size": settings.fragment_size,
+            "cookie_threshold": settings.cookie_threshold,
+        }
+        own = {key: str(value) for key, value in wishes.items() if value}
+        self.daemon.settings = {**settings.strongswan.charon, **own}
         self.daemon.start()
         sides, secrets = self._proof(settings.proof)
         child = dict(settings.strongswan.child)
@@ -111,6 +116,8 @@ class StrongSwanSide:
             local["auth"] = "pubkey"
             local["certs"] = self.daemon.add_certificate("own", proof.certificate.pem)
             self.daemon.add_key("own", proof.certificate.key_pem)
+            for number, each in enumerate(proof.certificate.intermediates):
+                self.daemon.add_authority(f"intermediate-{number}", each.pem)
         else:
             local["auth"] = "psk"
         remote["auth"] = "psk" if proof.authority is None else "pubkey"

@@ -26,6 +26,7 @@ def gateway_toml(settings: Settings, directory: Path) -> str:
         f'name = "{GATEWAY}"',
         "tcp_ports = []",
         "tls_ports = []",
+        *_line("cookie_threshold", settings.cookie_threshold),
         *_places(directory),
         "[pools.inner]",
         f'networks = ["{POOL}"]',
@@ -48,24 +49,26 @@ def _connection(name: str, settings: Settings, directory: Path, *more: str) -> l
     return [
         f"[{name}]",
         f'ike = ["{settings.ike}"]',
-        *_rekey(settings.rekey_ike_s),
+        *_line("rekey_s", settings.rekey_ike_s),
+        *_line("fragment_size", settings.fragment_size),
         *([] if proof.psk is None else [f'psk = "{proof.psk}"']),
         *more,
         *_proof(name, proof, directory),
         f"[{name}.child]",
         f'esp = ["{settings.esp}"]',
-        *_rekey(settings.rekey_child_s),
+        *_line("rekey_s", settings.rekey_child_s),
     ]
 
 
-def _rekey(seconds: int | None) -> list[str]:
-    return [] if seconds is None else [f"rekey_s = {seconds}"]
+def _line(key: str, value: int | None) -> list[str]:
+    return [] if value is None else [f"{key} = {value}"]
 
 
 def _proof(name: str, proof: Proof, directory: Path) -> list[str]:
     local, peer = [f'id = "{proof.local_id}"'], [f'id = "{proof.peer_id}"']
     if proof.certificate is not None:
-        (directory / "own.pem").write_bytes(proof.certificate.pem)
+        own = [proof.certificate, *proof.certificate.intermediates]
+        (directory / "own.pem").write_bytes(b"".join(each.pem for each in own))
         (directory / "own.key").write_bytes(proof.certificate.key_pem)
         (directory / "own.key").chmod(0o600)
         local += [f'certificate = "{directory}/own.pem"', f'key = "{directory}/own.key"']

@@ -26,7 +26,7 @@ BEGIN = NOW - timedelta(days=30)
 END = NOW + timedelta(days=3650)
 
 KINDS = ("rsa", "p256", "p384", "p521", "ed25519")
-"""Kinds of keys that can sign AUTH; ``key`` also makes rsa1024, rsa3072, p256k1 and ed448."""
+"""Kinds of keys that can sign AUTH; ``key`` also makes rsa1024 to rsa4096, p256k1 and ed448."""
 
 _CURVES = {
     "p256": ec.SECP256R1,
@@ -34,7 +34,7 @@ _CURVES = {
     "p521": ec.SECP521R1,
     "p256k1": ec.SECP256K1,
 }
-_RSA_BITS = {"rsa": 2048, "rsa1024": 1024, "rsa3072": 3072}
+_RSA_BITS = {"rsa": 2048, "rsa1024": 1024, "rsa3072": 3072, "rsa4096": 4096}
 
 
 def key(kind: str, number: int = 0) -> Key:
@@ -105,6 +105,13 @@ class Entity:
         if self.issuer is None:
             return ()
         return (self.der, *self.issuer.chain)
+
+    @property
+    def intermediates(self) -> "tuple[Entity, ...]":
+        """The issuers up to the root, without it."""
+        if self.issuer is None or self.issuer.issuer is None:
+            return ()
+        return (self.issuer, *self.issuer.intermediates)
 
     @property
     def key_pem(self) -> bytes:
