@@ -17,6 +17,7 @@ from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType
 from tunnelwrap.ike.fragments import REASSEMBLY_S
+from tunnelwrap.ike.ike_auth import IkeAuth
 from tunnelwrap.ike.outputs import Closed, Established
 from tunnelwrap.ike.policy import (
     CertificateCredential,
@@ -178,6 +179,34 @@ def test_x4_a_request_that_moves_from_udp_to_a_stream_becomes_whole() -> None:
     pair.run(2.0)
     assert numbers(pair.i)[-1] == (0, 0)
     assert pair.agreed()
+
+
+@pytest.mark.rfc("9329", "7.5")
+def test_x4_a_response_that_was_split_on_udp_comes_whole_by_a_stream() -> None:
+    pair = pair_of()
+    pair.wire.filter = lambda sender, header, octets: (
+        sender == "i" or header.exchange == ExchangeType.IKE_SA_INIT
+    )
+    pair.connect(until=0.3)
+    assert len(numbers(pair.r)) > 3
+    pair.wire.filter = None
+    path = Path(address("192.0.2.1", 50001), pair.path.peer, Carrier.TCP, id=1)
+    pair.do(pair.i, lambda endpoint, sa, now: endpoint.path_up(sa, path, now))
+    pair.run(2.0)
+    assert numbers(pair.r)[-1] == (0, 0)
+    assert pair.agreed()
+
+
+@pytest.mark.rfc("9329", "7.5")
+def test_x4_fragments_that_come_again_on_a_stream_bring_a_whole_response() -> None:
+    peer = ScriptedInitiator(client(), gateway())
+    peer.arrival = Path(peer.arrival.local, peer.arrival.peer, Carrier.TCP, id=1)
+    peer.init()
+    message = peer.sa.message(ExchangeType.IKE_AUTH, 1, IkeAuth().request(peer.sa, 0.0) or ())
+    split = peer.sa.agreed[2].seal_within(message, 120)
+    answers = [peer.deliver(octets) for octets in (*split, split[0])]
+    assert answers[-2] == answers[-1]
+    assert [octets[16] for octets in answers[-1]] == [PayloadType.SK]
 
 
 def only(exchange: int) -> Filter:

@@ -6,6 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.flows.scripted import THERE, ScriptedInitiator, clear
+from tests.kit.pair import Pair
 from tests.kit.policies import client, gateway
 from tunnelwrap.iana import ExchangeType, NotifyType
 from tunnelwrap.ike.outputs import Closed, Established
@@ -78,6 +79,18 @@ def test_on_a_stream_there_is_an_answer_for_nothing_is_repeated_there(carrier: C
     assert crowd.peer.endpoint.next_timeout() is not None
     crowd.peer.wait(31.0)
     assert crowd.arrive("192.0.2.2", carrier) == "welcome"
+
+
+def test_who_is_refused_on_a_stream_is_told_so_at_once() -> None:
+    pair = Pair(client(), gateway(), carrier=Carrier.TCP, limits=Limits(half_open=1))
+    pair.i.authenticates = False
+    pair.initiate()
+    pair.initiate(path=replace(pair.path, id=1))
+    pair.run(0.1)
+    closed = pair.i.fact(Closed)
+    assert closed is not None
+    assert closed.notify == NotifyType.TEMPORARY_FAILURE
+    assert "try again later" in closed.hint
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from tests.kit.pair import Host, Pair, Wire, address
 from tests.kit.policies import client, gateway, quiet
+from tunnelwrap.iana import PayloadType
 from tunnelwrap.ike.endpoint import Endpoint
+from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.path import Carrier, Datagram, Path
 from tunnelwrap.wire.message import IkeHeader
 
@@ -66,14 +68,24 @@ networks = st.builds(
 )
 
 
+sizes = st.sampled_from([1280, 200])
+"""Of fragments: none is needed, or almost every message is split."""
+
+
+def split(policy: ConnectionPolicy, size: int) -> ConnectionPolicy:
+    return replace(quiet(policy), fragment_size=size)
+
+
 def message_ids_only_grow(host: Host) -> None:
     """Of requests and of first responses; a repetition has the same octets."""
     newest: dict[tuple[bytes, bytes, bool], int] = {}
-    seen: dict[tuple[bytes, bytes, bool, int], bytes] = {}
+    seen: dict[tuple[bytes, bytes, bool, int, bytes], bytes] = {}
     for datagram in host.sent:
         head = IkeHeader.decode(datagram.octets)
         key = (head.spi_i, head.spi_r, head.is_response)
-        if seen.setdefault((*key, head.message_id), datagram.octets) == datagram.octets:
+        is_fragment = head.next_payload == PayloadType.SKF
+        place = datagram.octets[32:36] if is_fragment else b""
+        if seen.setdefault((*key, head.message_id, place), datagram.octets) == datagram.octets:
             newest[key] = max(newest.get(key, 0), head.message_id)
         else:
             raise AssertionError(f"message {head.message_id} is sent with two contents")
@@ -90,10 +102,10 @@ def perform(pair: Pair, script: list[tuple[Wish, str, float]]) -> None:
 
 
 @peers
-@given(script=steps, wire=networks)
-def test_on_datagrams(script: list[tuple[Wish, str, float]], wire: Wire) -> None:
+@given(script=steps, wire=networks, size=sizes)
+def test_on_datagrams(script: list[tuple[Wish, str, float]], wire: Wire, size: int) -> None:
     loss, wire.loss = wire.loss, 0.0
-    pair = Pair(quiet(client()), quiet(gateway()), wire)
+    pair = Pair(split(client(), size), split(gateway(), size), wire)
     pair.connect()
     wire.loss = loss
     perform(pair, script)
@@ -133,12 +145,13 @@ def test_on_streams_that_break(script: list[tuple[Wish, str, float]], breaks: se
     flips=st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 255)), max_size=4),
     cut=st.integers(0, 400),
     which=st.integers(0, 100),
+    size=sizes,
 )
 def test_whatever_arrives_an_endpoint_never_raises(
-    octets: bytes, flips: list[tuple[int, int]], cut: int, which: int
+    octets: bytes, flips: list[tuple[int, int]], cut: int, which: int, size: int
 ) -> None:
     """Random octets; and true messages with octets changed and cut off, at both ends."""
-    pair = Pair(quiet(client()), quiet(gateway()))
+    pair = Pair(split(client(), size), split(gateway(), size))
     pair.connect(until=0.05)
     sent = [datagram.octets for datagram in (*pair.i.sent, *pair.r.sent)]
     spoiled = bytearray(sent[which % len(sent)])

@@ -11,7 +11,7 @@ from tunnelwrap.ike.protect import Protection
 from tunnelwrap.path import Path
 from tunnelwrap.wire.message import Fragment, IkeHeader, Message
 
-MAX_FRAGMENTS: Final = 128  # of one message
+MAX_FRAGMENTS: Final = 256  # of one message
 MAX_OCTETS: Final = 65536  # inside one message, whatever it is split into
 REASSEMBLY_S: Final = 30.0  # after its first fragment the rest must have come
 
@@ -137,7 +137,7 @@ class Fragmentation:
         self.response, heard, self.heard = sent, self.heard, None
         most = self.most(path, size)
         if most is not None and heard is not None:
-            most = max(LEAST, min(most, heard))
+            most = min(most, max(LEAST, heard))
         return sent.within(most)
 
     def for_path(self, datagrams: tuple[bytes, ...], path: Path, size: int) -> tuple[bytes, ...]:
@@ -165,11 +165,22 @@ class Fragmentation:
         self._size = smaller
         return split
 
-    def shrink_response(self, datagrams: tuple[bytes, ...], heard: int) -> tuple[bytes, ...]:
-        """The datagrams of the last response, for a peer that now splits into smaller ones."""
-        if self.response is None or not self.is_agreed or max(map(len, datagrams)) <= heard:
-            return datagrams
-        return self.response.within(max(LEAST, heard))
+    def response_on(
+        self, datagrams: tuple[bytes, ...], path: Path, heard: int | None = None
+    ) -> tuple[bytes, ...]:
+        """The datagrams of the last response for another path; or for smaller fragments.
+
+        Args:
+            datagrams: as they went out last.
+            path: that they take now.
+            heard: into how long fragments the peer splits its request by now.
+        """
+        if path.carrier.is_reliable:
+            fits, most = len(datagrams) == 1, None
+        else:
+            most = None if heard is None else max(LEAST, heard)
+            fits = most is None or max(map(len, datagrams)) <= most
+        return datagrams if fits or self.response is None else self.response.within(most)
 
 
 def _octets_in(path: Path, size: int) -> int:

@@ -84,7 +84,7 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
         if header.exchange == ExchangeType.IKE_SA_INIT:
             _receive_init_response(sa, header, datagram, now)
         elif sa.protection is not None:
-            message = open_message(sa, header, datagram.octets, now)
+            message = open_message(sa, header, datagram, now)
             if message is not None:
                 _dispatch(sa, message, datagram.path, now)
     except IntegrityError:
@@ -253,7 +253,7 @@ def _on_request(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     if sa.path.carrier.is_reliable and not path.carrier.is_reliable:
         _drop(sa, "not_by_stream")  # RFC 9329 §2: once on TCP, all of it stays there
     elif verdict is Verdict.DUPLICATE:
-        sa.transmit(*sa.responses.response, path=_way_back(sa, path))
+        _respond_again(sa, _way_back(sa, path))
     elif verdict is not Verdict.NEW:
         _drop(sa, f"request_{verdict.value}")
     elif not is_legal(sa.state, message.exchange, by_initiator=message.is_initiator):
@@ -266,6 +266,12 @@ def _on_request(sa: IkeSa, message: Message, path: Path, now: float) -> None:
         if not deletes_ike(message):  # what the peer uses is what it has chosen
             adopt(sa, now)
         _answer(sa, message, path, now)
+
+
+def _respond_again(sa: IkeSa, back: Path) -> None:
+    """The same response; whole where it goes out by a stream now. RFC 9329 §7.5."""
+    sa.responses.split_anew(*sa.fragmentation.response_on(sa.responses.response, back))
+    sa.transmit(*sa.responses.response, path=back)
 
 
 def _follow(sa: IkeSa, path: Path, now: float) -> None:

@@ -5,11 +5,12 @@ from tunnelwrap.ike.protect import encrypted_part, message_of
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.ike.timers import Timer
 from tunnelwrap.ike.window import Verdict
+from tunnelwrap.path import Datagram, Path
 from tunnelwrap.wire.message import EncryptedPayload, Fragment, IkeHeader, Message
 
 
-def open_message(sa: IkeSa, header: IkeHeader, octets: bytes, now: float) -> Message | None:
-    """The authentic message that these octets are, or complete; None while fragments are missing.
+def open_message(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Message | None:
+    """The authentic message that a datagram is, or completes; None while fragments are missing.
 
     Raises:
         WireError: the outer shape is wrong (nobody is authenticated by that).
@@ -17,14 +18,14 @@ def open_message(sa: IkeSa, header: IkeHeader, octets: bytes, now: float) -> Mes
         InvalidSyntax: an authenticated message breaks the syntax.
         CriticalPayloadRefused: it has a critical payload that we do not know.
     """
-    encrypted = encrypted_part(header, octets)
+    encrypted = encrypted_part(header, datagram.octets)
     fragment = encrypted.fragment
     if fragment is None:
         return message_of(header, encrypted.first, sa.agreed[2].unseal(encrypted))
     if sa.fragmentation.is_agreed and _is_awaited(sa, header):
         return _collect(sa, header, encrypted, fragment, now)
     if sa.fragmentation.is_agreed and _is_answered(sa, header) and fragment.number == 1:
-        return _first_again(sa, header, encrypted)
+        return _first_again(sa, header, encrypted, datagram.path)
     sa.context.counters["dropped_fragment"] += 1
     return None
 
@@ -61,11 +62,9 @@ def _collect(
     return message_of(header, whole.first, whole.plaintext)
 
 
-def _first_again(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload) -> Message:
+def _first_again(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload, path: Path) -> Message:
     """A request that is answered comes again: its first fragment alone brings the response."""
     sa.agreed[2].unseal(encrypted)
-    response = sa.responses.response
-    shrunk = sa.fragmentation.shrink_response(response, header.length)
-    if shrunk is not response:
-        sa.responses.split_anew(*shrunk)
+    response = sa.fragmentation.response_on(sa.responses.response, path, header.length)
+    sa.responses.split_anew(*response)
     return message_of(header, 0, b"")

@@ -60,6 +60,7 @@ def test_defaults_are_those_of_the_core(tmp_path: Path) -> None:
     assert policy.retransmission == Retransmission()
     assert (policy.rekey_s, policy.hard_s) == (bare.rekey_s, bare.hard_s)
     assert policy.liveness_s == bare.liveness_s
+    assert policy.fragment_size == bare.fragment_size
     assert policy.child.replay_window == 1024
     assert limits(load_gateway(written(tmp_path, GATEWAY)).gateway) == Limits()
 
@@ -167,6 +168,16 @@ def test_zero_is_never(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path) -> None:
-    text = changed(GATEWAY, "tls_ports = []", "tls_ports = []\nhalf_open = 7\nhalf_open_s = 2.5")
+    keys = "half_open = 7\nhalf_open_s = 2.5\nhalf_open_per_address = 3\ncookie_threshold = 0"
+    text = changed(GATEWAY, "tls_ports = []", f"tls_ports = []\n{keys}")
 
-    assert limits(load_gateway(written(tmp_path, text)).gateway) == Limits(7, 2.5)
+    expected = Limits(7, 2.5, half_open_per_address=3, cookie_threshold=0)
+    assert limits(load_gateway(written(tmp_path, text)).gateway) == expected
+
+
+def test_fragments(tmp_path: Path) -> None:
+    (policy,) = policies_of(
+        tmp_path, changed(CLIENT, "[connection]\n", "[connection]\nfragment_size = 400\n")
+    )
+
+    assert policy.fragment_size == 400
