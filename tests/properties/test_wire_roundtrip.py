@@ -30,6 +30,7 @@ from tunnelwrap.wire.ip import checksum, clamp_mss, flow_of, too_big
 from tunnelwrap.wire.message import (
     HEADER_LENGTH,
     EncryptedPayload,
+    Fragment,
     IkeHeader,
     Message,
     decode_chain,
@@ -126,6 +127,9 @@ payloads: st.SearchStrategy[Payload] = st.one_of(
     st.builds(EapPayload, octets),
     st.builds(UnknownPayload, unknown_types, octets),
 )
+fragments = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(
+    lambda pair: Fragment(min(pair), max(pair))
+)
 messages = st.builds(
     Message, exactly(8), exactly(8), u8, st.booleans(), st.booleans(), u32, tuples(payloads)
 )
@@ -169,13 +173,13 @@ def test_messages(value: Message) -> None:
 
 
 @wire
-@given(messages, octets)
-def test_outer_shapes(value: Message, sealed: bytes) -> None:
+@given(messages, octets, st.none() | fragments)
+def test_outer_shapes(value: Message, sealed: bytes, fragment: Fragment | None) -> None:
     first, _ = encode_chain(value.payloads)
-    aad = encode_outer(value, first, len(sealed))
+    aad = encode_outer(value, first, len(sealed), fragment)
     whole = aad + sealed
     found = find_encrypted(IkeHeader.decode(whole), whole)
-    assert found == ((), EncryptedPayload(first, aad, sealed))
+    assert found == ((), EncryptedPayload(first, aad, sealed, fragment))
 
 
 @wire
