@@ -43,6 +43,7 @@ class Figures:
     sent: int
     per_second: int
     client_s: float  # from its first packet to the tunnel
+    was_amid: bool  # the flood was not over then
     cookies_asked: int
     cookies_returned: int
     memory_before_kb: int
@@ -83,6 +84,7 @@ def flood(net: Hosts, served: Daemon, count: int, rate: int) -> Figures:
     flooding.start()
     connecting = net.start_client(None, "--carrier", "udp")
     established = connecting.tells("established")
+    was_amid = flooding.is_alive()
     flooding.join()
     wait_until("the gateway has read it all", lambda: is_idle(served))
     after = counters(served)
@@ -90,6 +92,7 @@ def flood(net: Hosts, served: Daemon, count: int, rate: int) -> Figures:
         count,
         round(count / flooding.took_s),
         seconds_of(established),
+        was_amid,
         after["cookies_asked"] - before.get("cookies_asked", 0),
         after["cookies_returned"] - before.get("cookies_returned", 0),
         memory,
@@ -173,7 +176,7 @@ def print_table(figures: list[Figures]) -> None:
         table.add_row(
             f"{each.sent:,}",
             f"{each.per_second:,}",
-            f"{each.client_s:.2f} s",
+            f"{each.client_s:.2f} s{'' if each.was_amid else ', too late'}",
             f"{each.cookies_asked:,}",
             f"{each.cookies_returned:,}",
             f"{grown:,} kB to {each.memory_after_kb:,} kB",
