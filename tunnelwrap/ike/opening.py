@@ -21,7 +21,7 @@ def open_message(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -
     encrypted = encrypted_part(header, datagram.octets)
     fragment = encrypted.fragment
     if fragment is None:
-        return message_of(header, encrypted.first, sa.agreed[2].unseal(encrypted))
+        return message_of(header, encrypted.first, _unseal(sa, encrypted))
     if sa.fragmentation.is_agreed and _is_awaited(sa, header):
         return _collect(sa, header, encrypted, fragment, now)
     if sa.fragmentation.is_agreed and _is_answered(sa, header) and fragment.number == 1:
@@ -51,7 +51,7 @@ def _collect(
     if not reassembly.wants(header, fragment):
         sa.context.counters["dropped_fragment"] += 1
         return None
-    plaintext = sa.agreed[2].unseal(encrypted)
+    plaintext = _unseal(sa, encrypted)
     if not reassembly.octets:
         sa.timers.arm(Timer.REASSEMBLY, now + REASSEMBLY_S)
     whole = reassembly.add(header, fragment, encrypted.first, plaintext)
@@ -62,9 +62,14 @@ def _collect(
     return message_of(header, whole.first, whole.plaintext)
 
 
+def _unseal(sa: IkeSa, encrypted: EncryptedPayload) -> bytes:
+    _, _, protection = sa.agreed
+    return protection.unseal(encrypted)
+
+
 def _first_again(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload, path: Path) -> Message:
     """A request that is answered comes again: its first fragment alone brings the response."""
-    sa.agreed[2].unseal(encrypted)
+    _unseal(sa, encrypted)
     response = sa.fragmentation.response_on(sa.responses.response, path, header.length)
     sa.responses.split_anew(*response)
     return message_of(header, 0, b"")
