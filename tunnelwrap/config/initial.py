@@ -226,8 +226,8 @@ local_ts = {_list(reachable)}
 
 
 def _client_id(client: str, name: str) -> str:
-    """A client's identity, in the form of a mail address. RFC 5321 §4.1.3 for IPv6."""
-    return f"{client}@[IPv6:{name}]" if ":" in name else f"{client}@{name}"
+    """A client's identity, in the form of a mail address; a colon has no place in one."""
+    return f"{client}@{name.replace(':', '-')}"
 
 
 # --- client ----------------------------------------------------------------------------------

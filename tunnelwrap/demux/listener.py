@@ -40,6 +40,7 @@ If it raises, the socket is still ours, and is closed; OSError says that the pee
 # RFC 9325 §4.2; TLS 1.3 has none but good ones.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+_TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
 _BACKLOG: Final = 1024
 _BATCH: Final = 64
 _RECORD: Final = 1 << 14  # the most that one TLS record brings, RFC 8446 §5.1
@@ -453,5 +454,5 @@ def _cause(error: OSError | EOFError) -> str:
     """Why a connection was not handed over."""
     if isinstance(error, TimeoutError):
         return "timed_out"
-    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError)
+    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_ENDS)
     return "tls_failed" if is_tls else "closed_early"

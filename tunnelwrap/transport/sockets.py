@@ -20,7 +20,7 @@ def family_of(address: SocketAddress) -> socket.AddressFamily:
 
 def reason_of(error: OSError) -> str:
     """Why a call failed, in the words of the system or of OpenSSL."""
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return "peer broke the connection"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or 'failure').replace('_', ' ').lower()}"
