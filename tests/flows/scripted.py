@@ -166,6 +166,10 @@ class ScriptedInitiator(Scripted):
         exchange.on_response(self.sa, clear(exchange.response_octets), self.now)
         self.next_id = 1
 
+    def ike_auth_payloads(self) -> list[Payload]:
+        """What stands in the request of IKE_AUTH."""
+        return list(IkeAuth().request(self.sa, self.now) or ())
+
     def connect(
         self, change: Change = unchanged, change_init: Change = unchanged
     ) -> Message | None:
@@ -175,8 +179,7 @@ class ScriptedInitiator(Scripted):
 
     def authenticate(self, change: Change = unchanged) -> Message | None:
         """IKE_AUTH, whose request may be changed; gives the response."""
-        payloads = IkeAuth().request(self.sa, self.now)
-        response = self.ask(ExchangeType.IKE_AUTH, *change(list(payloads or ())))
+        response = self.ask(ExchangeType.IKE_AUTH, *change(self.ike_auth_payloads()))
         self.sa.become(IkeState.ESTABLISHED)
         return response
 

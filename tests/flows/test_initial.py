@@ -1,5 +1,7 @@
 """IKE_SA_INIT and IKE_AUTH between two endpoints in memory."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.flows.scripted import ScriptedResponder, clear
@@ -7,7 +9,7 @@ from tests.kit.pair import Pair, Wire
 from tests.kit.policies import client, gateway, selectors
 from tunnelwrap.iana import ExchangeType, NotifyType
 from tunnelwrap.ike.outputs import Answered, Closed, Established
-from tunnelwrap.ike.policy import Limits
+from tunnelwrap.ike.policy import Limits, Unique
 from tunnelwrap.wire.message import VERSION_OFFSET, IkeHeader
 from tunnelwrap.wire.payloads import Notify
 
@@ -177,7 +179,7 @@ def test_a_method_that_we_did_not_offer_ends_it_with_both_named() -> None:
 
 def test_every_ike_sa_has_its_own_time() -> None:
     """Many at once, each with its timers: none is forgotten, none comes early."""
-    pair = Pair(client(), gateway())
+    pair = Pair(client(), replace(gateway(), unique=Unique.KEEP))
     for _ in range(50):
         pair.initiate()
         pair.run(0.3)

@@ -42,6 +42,10 @@ class PairWith(Generic[Peer]):
         self.initiator.start(initiator)
         return self.initiator.connect()
 
+    def crash_initiator(self) -> None:
+        """End the initiator without a word to its peer."""
+        self.initiator.kill()
+
     def stop(self) -> None:
         """End both daemons, the initiator first."""
         self.initiator.stop()

@@ -58,3 +58,5 @@ class Settings:
     cookie_threshold: int | None = None
     strongswan: StrongSwanMore = field(default_factory=StrongSwanMore)
     libreswan: Mapping[str, str] = field(default_factory=dict)  # more options of ipsec.conf
+    reauth_s: int | None = None
+    childless: str | None = None  # as tunnelwrap writes it; strongSwan gets its own word

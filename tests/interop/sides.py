@@ -41,6 +41,9 @@ class Side(Protocol):
     def stop(self) -> None:
         """End the daemon."""
 
+    def kill(self) -> None:
+        """End it without a word to its peer."""
+
 
 class StrongSwanSide:
     """strongSwan as one end; ``peer`` is its connection, ``net`` its Child SA."""
@@ -67,10 +70,16 @@ class StrongSwanSide:
         if settings.rekey_child_s is not None:
             child |= {"rekey_time": f"{settings.rekey_child_s}s", "life_time": "60s"}
             child["rand_time"] = "0s"
-        more = dict(settings.strongswan.connection)
+        # By so much earlier than AUTH_LIFETIME says does it authenticate again.
+        more = {"over_time": "1s", **settings.strongswan.connection}
         if settings.rekey_ike_s is not None:
             more |= {"rekey_time": f"{settings.rekey_ike_s}s", "over_time": "60s"}
             more["rand_time"] = "0s"
+        if settings.reauth_s is not None:
+            more |= {"reauth_time": f"{settings.reauth_s}s", "over_time": "30s"}
+            more["rand_time"] = "0s"
+        if settings.childless is not None:
+            more["childless"] = {"accept": "allow", "require": "force"}[settings.childless]
         if self._role is Role.INITIATOR:
             tree = initiator(
                 sides,
@@ -106,6 +115,9 @@ class StrongSwanSide:
 
     def stop(self) -> None:
         self.daemon.stop()
+
+    def kill(self) -> None:
+        self.daemon.kill()
 
     def _proof(self, proof: Proof) -> tuple[tuple[Tree, Tree], Tree]:
         local: dict[str, str | Tree] = {"id": proof.local_id}
@@ -177,6 +189,12 @@ class TunnelwrapSide:
             finally:
                 self._process.kill()
             self._process = None
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
 
     @property
     def _log(self) -> Path:

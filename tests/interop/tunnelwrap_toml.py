@@ -51,6 +51,7 @@ def _connection(name: str, settings: Settings, directory: Path, *more: str) -> l
         f'ike = ["{settings.ike}"]',
         *_line("rekey_s", settings.rekey_ike_s),
         *_line("fragment_size", settings.fragment_size),
+        *_more(settings),
         *([] if proof.psk is None else [f'psk = "{proof.psk}"']),
         *more,
         *_proof(name, proof, directory),
@@ -62,6 +63,14 @@ def _connection(name: str, settings: Settings, directory: Path, *more: str) -> l
 
 def _line(key: str, value: int | None) -> list[str]:
     return [] if value is None else [f"{key} = {value}"]
+
+
+def _more(settings: Settings) -> list[str]:
+    reauth, childless = settings.reauth_s, settings.childless
+    return [
+        *([] if reauth is None else [f"reauth_s = {reauth}"]),
+        *([] if childless is None else [f'childless = "{childless}"']),
+    ]
 
 
 def _proof(name: str, proof: Proof, directory: Path) -> list[str]:

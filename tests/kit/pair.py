@@ -32,6 +32,7 @@ from tunnelwrap.ike.outputs import (
     MoveChildSa,
     Moved,
     Output,
+    ReauthenticationDue,
     Rekeyed,
     RemoveChildSa,
     Trace,
@@ -280,6 +281,9 @@ class Pair:
                 host.endpoint.answer(output, host.last_in, self.now)
             case Trace():
                 host.traces.append(output)
+            case ReauthenticationDue():
+                host.facts.append(output)
+                self._reauthenticate(host, output.sa)
             case Answered() | Established() | Rekeyed() | ChildRefused() | Closed():
                 self._note(host, output)
             case _:
@@ -293,6 +297,15 @@ class Pair:
             host.endpoint.authenticate(fact.sa, self.now)
         if isinstance(fact, Closed):
             host.closed.add(fact.sa)
+
+    def _reauthenticate(self, host: Host, sa: int) -> None:
+        """What a shell does: a stream is new, for it carries one IKE SA. RFC 9329 §6.1."""
+        if self.sa_i != sa:  # nothing came of the last attempt
+            host.endpoint.abandon(self.sa_i, "no answer")
+        is_stream = self.path.carrier.is_reliable
+        if is_stream:
+            self.path = replace(self.path, id=self.path.id + 1)
+        self.sa_i = host.endpoint.initiate(self.policy, self.path, self.now, replaces=sa)
 
     def _send(self, host: Host, datagram: Datagram) -> None:
         host.sent.append(datagram)

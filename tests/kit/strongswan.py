@@ -222,6 +222,7 @@ class StrongSwan:
             "plugins": {"vici": {"socket": self._socket}},
             "retransmit_timeout": "1.0",
             "delete_rekeyed_delay": "2",
+            "make_before_break": "yes",
             **self.settings,
         }
         swanctl: Tree = {"load": "random openssl pem pkcs1 pkcs8 x509 pubkey"}

@@ -22,6 +22,7 @@ from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import (
     CertificateCredential,
+    Childless,
     ChildLifetime,
     ChildPolicy,
     ConnectionPolicy,
@@ -29,6 +30,7 @@ from tunnelwrap.ike.policy import (
     LocalAuthentication,
     PeerAuthentication,
     Retransmission,
+    Unique,
 )
 
 
@@ -50,6 +52,7 @@ def limits(gateway: Gateway) -> Limits:
     return Limits(
         gateway.half_open,
         gateway.half_open_s,
+        gateway.child_sas,
         half_open_per_address=gateway.half_open_per_address,
         cookie_threshold=gateway.cookie_threshold,
     )
@@ -71,6 +74,9 @@ def _policy(
         rekey_s=connection.rekey_s or None,
         hard_s=connection.hard_s or None,
         liveness_s=connection.liveness_s or None,
+        reauth_s=connection.reauth_s or None,
+        unique=Unique(connection.unique),
+        childless=Childless(connection.childless),
         retransmission=Retransmission(
             times.timeout_s, times.factor, times.tries, times.reliable_timeout_s
         ),
@@ -110,4 +116,5 @@ def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:
             hard_packets=child.hard_packets or None,
         ),
         replay_window=child.replay_window_packets,
+        single_pair=isinstance(child, GatewayChild) and child.single_pair,
     )

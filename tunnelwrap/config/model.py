@@ -130,6 +130,7 @@ class GatewayChild(Child):
 
     local_ts: Selectors = ALL_ADDRESSES
     peer_ts: Selectors = ()
+    single_pair: bool = False
 
 
 class ClientChild(Child):
@@ -159,6 +160,9 @@ class Connection(Section):
     hard_s: Lifetime = Field(default_factory=hard_after)
     liveness_s: Lifetime = 30.0
     fragment_size: Annotated[int, Field(ge=256, le=65535)] = 1280
+    reauth_s: Lifetime = 0.0
+    unique: Literal["replace", "keep", "never"] = "replace"
+    childless: Literal["never", "accept", "require"] = "accept"
     local: Local = Field(description="a table with our id")
     peer: Peer = Field(description="a table with the peer's id")
     retransmission: RetransmissionTimes = RetransmissionTimes()
@@ -219,6 +223,7 @@ class Gateway(Section):
     half_open_s: Positive = _LIMITS.half_open_s
     half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
     cookie_threshold: Amount = _LIMITS.cookie_threshold
+    child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
     control_socket: FileName
     state_directory: FileName
 

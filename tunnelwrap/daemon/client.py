@@ -3,7 +3,8 @@
 Flow: ``run`` -> ``_establish``: each rung opens its carrier and sends a fresh IKE_SA_INIT; the
 first that is answered goes on to IKE_AUTH -> ``_take`` configures the host -> ``_keep``: a stream
 that breaks is opened again for the same IKE SA (RFC 9329 §6.1); a gateway that is gone is looked
-for from the first rung on.
+for from the first rung on. ``_reauthenticate`` makes a new IKE SA by the same rung, when it is
+time, and takes it for the old one.
 Owns: the driver, the host's changes, the control socket.
 """
 
@@ -67,6 +68,7 @@ and networks that drop fragments let IKE_SA_INIT pass."""
 CLOSE_S: Final = 2.0  # how long the gateway may take to answer our delete
 SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
 REDIAL_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before tries; the last again and again
+REAUTHENTICATE_S: Final = 10.0  # for a new IKE SA while the old one still serves
 RECONNECT_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 Tell = Callable[[Event], None]
@@ -110,6 +112,7 @@ class Client:
         self._ways: dict[int, Way] = {}
         self._attempts: list[Attempt] = []
         self._way: Way | None = None
+        self._retired: set[Way] = set()  # replaced; their deletes are under way
         self._addresses: list[IpAddress] = []  # of the gateway
         self._inside: Inside | None = None  # what the host is configured for
         self._host = Host(name, self._settings.state_directory)
@@ -252,9 +255,14 @@ class Client:
 
     async def _knock(self, rung: Rung) -> Way:
         """Open a carrier, send a fresh IKE_SA_INIT and wait for its answer."""
-        way = await self._open(rung)
+        return await self._begin(await self._open(rung))
+
+    async def _begin(self, way: Way, replaces: int | None = None) -> Way:
+        """Send a fresh IKE_SA_INIT and wait for its answer."""
         try:
-            way.sa = self._driver.initiate(self._policy, way.first, way.floats_to)
+            way.sa = self._driver.initiate(
+                self._policy, way.first, way.floats_to, replaces=replaces
+            )
             self._ways[way.sa] = way
             await way.answered
         except BaseException:
@@ -315,6 +323,7 @@ class Client:
         try:
             async with asyncio.timeout(AUTHENTICATE_S if is_hasty else None):
                 established = await asyncio.shield(way.established)
+                await asyncio.shield(way.decided)
         except TimeoutError:
             raise ConnectFailed(f"IKE_AUTH unanswered for {AUTHENTICATE_S:.0f} s") from None
         if way.refusal:
@@ -382,8 +391,43 @@ class Client:
             way.changed.clear()
             if way.is_lost and way.end is None:
                 await self._redial(way)
+            elif way.is_due and way.end is None:
+                way = await self._reauthenticate(way)
         self._forget(way)
         return way.end
+
+    async def _reauthenticate(self, old: Way) -> Way:
+        """A new IKE SA for the old one, make before break; without one, the old one serves on."""
+        old.is_due = False
+        try:
+            async with asyncio.timeout(REAUTHENTICATE_S):
+                new, established = await self._replacement(old)
+        except (TunnelwrapError, TimeoutError) as error:
+            logger.warning("could not authenticate again yet: %s", str(error) or "no answer")
+            return old
+        self._way = new
+        self._configure_host(self._inside_of(new, self._child(new), established.lease))
+        logger.info("authenticated again to %s", established.peer_identity)
+        self._retired.add(old)
+        self._bury(old)
+        return new
+
+    async def _replacement(self, old: Way) -> tuple[Way, outputs.Established]:
+        is_udp = old.rung.carrier is Carrier.UDP  # keeps its ports, which a stream cannot share
+        fresh = Way(old.rung, old.last, None) if is_udp else await self._open(old.rung)
+        new = await self._begin(fresh, replaces=old.sa)
+        try:
+            return new, await self._authenticate(new, is_last=True)
+        except BaseException:
+            self._driver.abandon(new.sa, "the old IKE SA serves on")
+            self._forget(new)
+            raise
+
+    def _bury(self, way: Way) -> None:
+        """Close what carried an IKE SA that is replaced, as soon as its delete is answered."""
+        if way in self._retired and way.end is not None:
+            self._retired.remove(way)
+            self._forget(way)
 
     async def _redial(self, way: Way) -> None:
         logger.info("the stream to the gateway broke, opening it again")
@@ -420,6 +464,7 @@ class Client:
         way = self._ways.get(fact.sa)
         if way is not None and not isinstance(fact, outputs.Rekeyed):
             way.take(fact)
+            self._bury(way)
 
     def _lost(self, transport: Transport, error: TransportError) -> None:
         if transport.path.carrier.is_reliable:  # ICMP, which anyone can forge, ends no UDP
@@ -433,9 +478,10 @@ class Client:
 
     def _forget(self, way: Way) -> None:
         self._ways.pop(way.sa, None)
-        for transport in {way.first, way.last}:
+        used = {each for other in self._ways.values() for each in (other.first, other.last)}
+        for transport in {way.first, way.last} - used:
             self._driver.detach(transport)
-        way.close()
+            transport.close()
 
     def _note(self, dialled: Dialled) -> None:
         attempt = Attempt(

@@ -32,6 +32,7 @@ from tunnelwrap.ike.outputs import (
     MoveChildSa,
     Moved,
     Output,
+    ReauthenticationDue,
     Rekeyed,
     RemoveChildSa,
     Trace,
@@ -48,7 +49,9 @@ logger = logging.getLogger(__name__)
 KEEPALIVE_S = 20.0  # RFC 3948 §4
 RETRY_S = 1.0  # after an internal error in a timer
 
-Fact = Answered | Established | Rekeyed | ChildRefused | Closed
+Fact = (
+    Answered | Established | InstallChildSa | Rekeyed | ReauthenticationDue | ChildRefused | Closed
+)
 Observer = Callable[[Fact], None]
 LeaseAnswerer = Callable[[AskLease], Lease | Refusal]
 PathFinder = Callable[[Path], Transport | None]
@@ -134,9 +137,14 @@ class Driver:
             logger.debug("%s: %s", transport.path, error)
 
     def initiate(
-        self, connection: ConnectionPolicy, transport: Transport, floats_to: Transport | None = None
+        self,
+        connection: ConnectionPolicy,
+        transport: Transport,
+        floats_to: Transport | None = None,
+        *,
+        replaces: int | None = None,
     ) -> int:
-        """Begin an IKE SA over a transport; gives its name."""
+        """Begin an IKE SA over a transport, perhaps to replace another; gives its name."""
         self.attach(transport)
         if floats_to is not None:
             self.attach(floats_to)
@@ -145,6 +153,7 @@ class Driver:
             transport.path,
             self._loop.time(),
             floats_to=floats_to.path if floats_to else None,
+            replaces=replaces,
         )
         self._drain()
         return sa
@@ -260,7 +269,10 @@ class Driver:
         match output:
             case Transmit():
                 self._send(output.datagram)
-            case InstallChildSa() | UseOutbound() | MoveChildSa() | RemoveChildSa():
+            case InstallChildSa():
+                self._change_plane(output)
+                self._observer(output)
+            case UseOutbound() | MoveChildSa() | RemoveChildSa():
                 self._change_plane(output)
             case Moved():
                 if output.sa in self.live:
@@ -272,7 +284,14 @@ class Driver:
                 self._endpoint.answer(output, self._last_in(output), self._loop.time())
             case Trace():
                 logger.log(_LEVELS[output.level], "%s", output.text)
-            case Answered() | Established() | Rekeyed() | ChildRefused() | Closed():
+            case (
+                Answered()
+                | Established()
+                | Rekeyed()
+                | ReauthenticationDue()
+                | ChildRefused()
+                | Closed()
+            ):
                 self._note(output)
                 self._observer(output)
 
@@ -350,7 +369,7 @@ class Driver:
                 self.live[fact.sa] = LiveSa(fact, self._loop.time(), fact.path)
             case Closed():
                 self.live.pop(fact.sa, None)
-            case Answered() | Rekeyed() | ChildRefused():
+            case _:
                 pass
 
     def _send_keepalives(self) -> None:

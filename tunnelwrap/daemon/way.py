@@ -4,7 +4,14 @@ import asyncio
 from typing import TypeVar
 
 from tunnelwrap.errors import PathClosed, PeerRefused, TransportError, TunnelwrapError
-from tunnelwrap.ike.outputs import Answered, ChildRefused, Closed, Established
+from tunnelwrap.ike.outputs import (
+    Answered,
+    ChildRefused,
+    Closed,
+    Established,
+    InstallChildSa,
+    ReauthenticationDue,
+)
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.dial import Rung
 
@@ -14,8 +21,8 @@ T = TypeVar("T")
 class Way:
     """What is known of one attempt, from its first message to the end of its IKE SA.
 
-    ``answered`` and ``established`` fail when the IKE SA ends or the stream breaks before;
-    ``changed`` is set when it happens afterwards.
+    ``answered``, ``established`` and ``decided`` fail when the IKE SA ends or the stream breaks
+    before; ``changed`` is set when it happens afterwards.
 
     Args:
         rung: the carrier and the gateway's address.
@@ -27,8 +34,10 @@ class Way:
         "_transports",
         "answered",
         "changed",
+        "decided",
         "end",
         "established",
+        "is_due",
         "is_lost",
         "refusal",
         "rung",
@@ -41,8 +50,10 @@ class Way:
         self.sa = 0
         self.answered: asyncio.Future[None] = loop.create_future()
         self.established: asyncio.Future[Established] = loop.create_future()
+        self.decided: asyncio.Future[None] = loop.create_future()  # there is a Child SA, or none
         self.changed = asyncio.Event()
         self.is_lost = False
+        self.is_due = False  # an IKE SA that replaces this one is to be begun
         self.end: Closed | None = None
         self.refusal = ""  # why there is no Child SA
         self._transports = [transport] if floats_to is None else [transport, floats_to]
@@ -62,15 +73,24 @@ class Way:
         """The transport for UDP port 4500, where the first message goes to port 500."""
         return self.last if self.last is not self.first else None
 
-    def take(self, fact: Answered | Established | ChildRefused | Closed) -> None:
+    def take(
+        self,
+        fact: Answered | Established | InstallChildSa | ReauthenticationDue | ChildRefused | Closed,
+    ) -> None:
         """The core says something about the IKE SA."""
         match fact:
             case Answered():
                 _settle(self.answered, None)
             case Established():
                 _settle(self.established, fact)
+            case InstallChildSa():
+                _settle(self.decided, None)
+            case ReauthenticationDue():
+                self.is_due = True
+                self.changed.set()
             case ChildRefused():
                 self.refusal = fact.reason
+                _settle(self.decided, None)
             case Closed():
                 self.end = fact
                 self._fail(_error_of(fact))
@@ -88,13 +108,8 @@ class Way:
         self._transports = [transport]
         self.is_lost = False
 
-    def close(self) -> None:
-        """Close the transports."""
-        for transport in self._transports:
-            transport.close()
-
     def _fail(self, error: TunnelwrapError) -> None:
-        for future in (self.answered, self.established):
+        for future in (self.answered, self.established, self.decided):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # it is no fault if nobody asks

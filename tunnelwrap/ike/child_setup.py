@@ -22,6 +22,7 @@ from tunnelwrap.ike.negotiate import (
     transform_id,
     without_ke,
 )
+from tunnelwrap.ike.pairs import left_over, narrow_to_pair
 from tunnelwrap.ike.policy import ChildLifetime, ChildPolicy
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.path import IpAddress
@@ -115,6 +116,12 @@ class ChildOffer:
             sa, agreement, n_i, n_r, self._shared(message, proposals[0]), is_initiator=True
         )
 
+    def left_over(self, message: Message, child: ChildSa) -> ChildPolicy | None:
+        """What to ask for besides, where the peer made less of it but could make more."""
+        if message.notify(NotifyType.ADDITIONAL_TS_POSSIBLE) is None:
+            return None
+        return left_over(self.policy, child)
+
     def _shared(self, message: Message, chosen: Proposal) -> Secret | None:
         method = transform_id(chosen, TransformType.KE)
         if not method:
@@ -147,6 +154,9 @@ def answer_child(
     chosen = choose_proposal(offers, configured)
     ts_peer = narrow(ts_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
     ts_local = narrow(ts_r, policy.ts_local or selectors_of(sa.local_addresses()))
+    has_more = False
+    if policy.single_pair:
+        ts_peer, ts_local, has_more = narrow_to_pair((ts_i, ts_r), (ts_peer, ts_local))
     mode = _mode(message, policy)
     ke_payloads, shared = _answer_ke(sa, message, chosen)
     spi_in = sa.context.allocate_spi()
@@ -160,6 +170,8 @@ def answer_child(
     ]
     if mode is Mode.TRANSPORT:
         behind.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
+    if has_more:
+        behind.append(Notify.of(NotifyType.ADDITIONAL_TS_POSSIBLE))
     return child, [SaPayload((ours,))], behind
 
 

@@ -23,17 +23,18 @@ class Wishes:
     addresses: tuple[IpAddress, ...]
 
 
-def request_of(policy: ConnectionPolicy) -> list[Payload]:
-    """Our CFG_REQUEST, if the policy wants addresses."""
+def request_of(policy: ConnectionPolicy, held: tuple[IpAddress, ...] = ()) -> list[Payload]:
+    """Our CFG_REQUEST, if the policy wants addresses; those that we hold are asked for again."""
+    kept = {address.version: _address_attribute(address) for address in held}
     attributes: list[ConfigurationAttribute] = []
     if policy.requests_ipv4:
         attributes += [
-            ConfigurationAttribute(CfgAttribute.INTERNAL_IP4_ADDRESS, b""),
+            kept.get(4, ConfigurationAttribute(CfgAttribute.INTERNAL_IP4_ADDRESS, b"")),
             ConfigurationAttribute(CfgAttribute.INTERNAL_IP4_DNS, b""),
         ]
     if policy.requests_ipv6:
         attributes += [
-            ConfigurationAttribute(CfgAttribute.INTERNAL_IP6_ADDRESS, b""),
+            kept.get(6, ConfigurationAttribute(CfgAttribute.INTERNAL_IP6_ADDRESS, b"")),
             ConfigurationAttribute(CfgAttribute.INTERNAL_IP6_DNS, b""),
         ]
     if not attributes:

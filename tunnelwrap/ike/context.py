@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from tunnelwrap.ike.outputs import Output, Trace
+from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
 
 Random = Callable[[int], bytes]
@@ -21,9 +22,11 @@ class Context:
         "_outputs",
         "_sa_ids",
         "_spis",
+        "_touched",
         "counters",
         "forces_encapsulation",
         "limits",
+        "peers",
         "random",
         "wall_clock",
     )
@@ -41,10 +44,12 @@ class Context:
         self.limits = limits
         self.forces_encapsulation = forces_encapsulation
         self.counters: Counter[str] = Counter()
+        self.peers = Peers()
         self._outputs: list[Output] = []
         self._spis: set[int] = set()
         self._sa_ids = 0
         self._asks = 0
+        self._touched: set[int] = set()
 
     def emit(self, output: Output) -> None:
         """Queue an output."""
@@ -58,6 +63,15 @@ class Context:
     def trace(self, sa: int | None, level: str, text: str) -> None:
         """Queue one line for the log."""
         self.emit(Trace(sa, level, text))
+
+    def touch(self, sa: int) -> None:
+        """Something was done to another IKE SA than the one that is being served."""
+        self._touched.add(sa)
+
+    def take_touched(self) -> list[int]:
+        """The names of those that were touched since the last call."""
+        touched, self._touched = sorted(self._touched), set()
+        return touched
 
     def new_sa_id(self) -> int:
         """A name for a new IKE SA, never given twice."""

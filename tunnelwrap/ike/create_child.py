@@ -22,7 +22,7 @@ from tunnelwrap.errors import (
 )
 from tunnelwrap.iana import ExchangeType, KeMethod, NotifyType, ProtocolId, TransformType, name_of
 from tunnelwrap.ike.child_sa import ChildSa
-from tunnelwrap.ike.child_setup import ChildOffer, answer_child
+from tunnelwrap.ike.child_setup import ChildOffer, answer_child, selectors_of
 from tunnelwrap.ike.collision import Nonces, ours_is_redundant
 from tunnelwrap.ike.informational import CloseIke, DeleteChild
 from tunnelwrap.ike.negotiate import (
@@ -33,6 +33,7 @@ from tunnelwrap.ike.negotiate import (
     transform_id,
 )
 from tunnelwrap.ike.outputs import ChildRefused, Rekeyed
+from tunnelwrap.ike.pairs import as_pair
 from tunnelwrap.ike.policy import ChildPolicy
 from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import ChildState, IkeState, check_occurrence
@@ -125,14 +126,19 @@ class CreateChild:
         except PeerRefused as error:
             if self._ask.may_retry(self._policy, error):
                 return Next.AGAIN
+            pair = pair_for(sa, self._policy, error)
             if error.notify == NotifyType.TEMPORARY_FAILURE:
                 sa.children.want(self._policy, now + _retry_s(sa))
+            elif pair is not None:
+                sa.enqueue(CreateChild(pair))
             else:
                 reason = f"{error}; we asked for {self._ask.offer}"
                 sa.context.emit(ChildRefused(sa.id, sa.chosen_policy.name, reason))
             return Next.DONE
         if not _ended_early(sa, child):
             sa.children.install(child, self._policy, now, use_outbound=True, replaces=None)
+        assert self._ask.offer is not None, "the request comes first"
+        ask_for_more(sa, self._ask.offer.left_over(message, child))
         return Next.DONE
 
 
@@ -205,6 +211,7 @@ class RekeyChild:
             sa.enqueue(CreateChild(child.policy))
             return
         child.become(ChildState.INSTALLED)
+        _begin_anew(sa, error, now)
         is_routine = error.notify == NotifyType.TEMPORARY_FAILURE
         sa.context.trace(
             sa.id,
@@ -307,6 +314,7 @@ class RekeyIke:
         if self.crossed is not None:  # the peer did not notice that both rekey. RFC 7296 §2.8.2
             adopt(self.crossed[1], now)
             return Next.DONE
+        _begin_anew(sa, error, now)
         is_routine = error.notify == NotifyType.TEMPORARY_FAILURE
         sa.context.trace(
             sa.id,
@@ -348,6 +356,19 @@ def adopt(new: IkeSa, now: float) -> None:
     new.context.emit(
         Rekeyed(new.id, int.from_bytes(new.spi_i, "big"), int.from_bytes(new.spi_r, "big"))
     )
+
+
+def pair_for(sa: IkeSa, policy: ChildPolicy, error: PeerRefused) -> ChildPolicy | None:
+    """What to ask for after SINGLE_PAIR_REQUIRED; None where we cannot know. RFC 7296 §2.9."""
+    if error.notify != NotifyType.SINGLE_PAIR_REQUIRED:
+        return None
+    return as_pair(policy, selectors_of(sa.local_addresses()), selectors_of(sa.peer_addresses()))
+
+
+def ask_for_more(sa: IkeSa, rest: ChildPolicy | None) -> None:
+    """The peer narrowed, and says that it could make the rest in a separate Child SA."""
+    if rest is not None:
+        sa.enqueue(CreateChild(rest))
 
 
 def settle_before_delete(sa: IkeSa, now: float) -> None:
@@ -427,6 +448,12 @@ def _ended_early(sa: IkeSa, child: ChildSa) -> bool:
         return False
     sa.context.release_spi(child.spi_in)
     return True
+
+
+def _begin_anew(sa: IkeSa, error: PeerRefused, now: float) -> None:
+    """A peer that rekeys nothing in this IKE SA gets a new one. RFC 7296 §4."""
+    if error.notify == NotifyType.NO_ADDITIONAL_SAS and sa.is_originator:
+        sa.timers.arm(Timer.REAUTHENTICATE, now)
 
 
 def _retry_s(sa: IkeSa) -> float:

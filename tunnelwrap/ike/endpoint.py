@@ -120,16 +120,23 @@ class Endpoint:
         self._settle(ask.sa, now)
 
     def initiate(
-        self, connection: ConnectionPolicy, path: Path, now: float, *, floats_to: Path | None = None
+        self,
+        connection: ConnectionPolicy,
+        path: Path,
+        now: float,
+        *,
+        floats_to: Path | None = None,
+        replaces: int | None = None,
     ) -> int:
         """Begin an IKE SA with IKE_SA_INIT; gives the name by which outputs speak of it.
 
         ``Answered`` says that the path works; ``authenticate`` goes on from there, so that of
         several attempts over different carriers only one need prove itself.
         ``floats_to`` is the path on UDP port 4500 that belongs to one on port 500.
+        ``replaces`` is the name of an IKE SA that ends once this one is established.
         """
         sa = IkeSa(self._context, (connection,), path, self._register, is_initiator=True)
-        sa.floats_to = floats_to
+        sa.floats_to, sa.reauthenticates = floats_to, replaces
         self._register(sa)
         machine.initiate(sa, now)
         self._settle(sa.id, now)
@@ -296,6 +303,12 @@ class Endpoint:
 
     def _settle(self, sa_id: int, now: float) -> None:
         """Send what was queued in another IKE SA of the same peer; bring the tables up to date."""
+        self._settle_one(sa_id, now)
+        while touched := self._context.take_touched():
+            for other in touched:
+                self._settle_one(other, now)
+
+    def _settle_one(self, sa_id: int, now: float) -> None:
         for sa in self._all(sa_id):
             machine.pump(sa, now)
         self._forget_closed(sa_id)

@@ -23,16 +23,26 @@ from tunnelwrap.iana import (
     PayloadType,
     name_of,
 )
+from tunnelwrap.ike import childless, reauthentication
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
+from tunnelwrap.ike.create_child import CreateChild, ask_for_more, pair_for
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
-from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.ike.policy import Childless, ConnectionPolicy
 from tunnelwrap.ike.proof import accepts, judge, prove
 from tunnelwrap.ike.rules import check_occurrence
 from tunnelwrap.ike.sa import IkeSa, Next
+from tunnelwrap.ike.uniqueness import (
+    admit,
+    honour,
+    inherited_lease,
+    initial_contact,
+    replace_others,
+)
 from tunnelwrap.ike.window import RequestWindow
+from tunnelwrap.path import IpAddress
 from tunnelwrap.wire.message import Message
 from tunnelwrap.wire.payloads import (
     Auth,
@@ -61,7 +71,8 @@ class IkeAuth:
         policy = sa.chosen_policy
         identity = _id_payload(PayloadType.ID_I, policy.local.identity)
         certificates, auth = prove(sa, policy.local, identity)
-        self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
+        if policy.childless is not Childless.REQUIRE:
+            self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
         wanted = policy.peer.identity.exact
         return [
             identity,
@@ -69,9 +80,10 @@ class IkeAuth:
             *_certificate_request(policy),
             *([_id_payload(PayloadType.ID_R, wanted)] if wanted else []),
             auth,
-            *request_of(policy),
-            *self._offer.security(),
-            *self._offer.selectors(),
+            *initial_contact(sa),
+            *request_of(policy, _held_addresses(sa)),
+            *(self._offer.security() if self._offer else ()),
+            *(self._offer.selectors() if self._offer else ()),
         ]
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:
@@ -92,27 +104,50 @@ class IkeAuth:
             raise AuthenticationFailed(f"the peer is {sa.claimed}, expected {policy.peer.identity}")
         judge(sa, policy.peer, identity, auth, message.all(Certificate))
         sa.peer_identity = sa.claimed
+        honour(sa, message)
         configuration = message.find(Configuration)
         if configuration is not None and configuration.cfg_type == CfgType.REPLY:
             sa.lease_local = lease_of(configuration)
-        child, refusal = self._child_of(sa, message)
+        child = self._child_of(sa, self._offer, message) if self._offer is not None else None
         sa.establish(now)
+        reauthentication.schedule(sa, now)
+        reauthentication.obey(sa, message, now)
         announce(sa, sa.lease_local)
-        if child is not None:
-            sa.children.install(child, policy.child, now, use_outbound=True, replaces=None)
-        else:
-            sa.context.emit(ChildRefused(sa.id, policy.name, refusal))
+        self._begin_children(sa, child, message, now)
+        reauthentication.take_over(sa)
         return Next.DONE
 
-    def _child_of(self, sa: IkeSa, message: Message) -> tuple[ChildSa | None, str]:
+    def _child_of(
+        self, sa: IkeSa, offer: ChildOffer, message: Message
+    ) -> ChildSa | PeerRefused | InvalidSyntax:
         """The first Child SA, or why there is none."""
-        assert self._offer is not None, "the request comes first"
         assert sa.handshake is not None, "IKE_SA_INIT comes first"
         if message.find(SaPayload) is None:
-            sa.context.release_spi(self._offer.spi_in)
-            return None, f"{_refusal(message)}; we asked for {self._offer}"
-        child = self._offer.accept(sa, message, sa.handshake.n_i, sa.handshake.n_r)
-        return child, ""
+            sa.context.release_spi(offer.spi_in)
+            return _refusal(message)
+        return offer.accept(sa, message, sa.handshake.n_i, sa.handshake.n_r)
+
+    def _begin_children(
+        self,
+        sa: IkeSa,
+        child: ChildSa | PeerRefused | InvalidSyntax | None,
+        message: Message,
+        now: float,
+    ) -> None:
+        """Install the Child SA, if any; or ask for one, or say why there is none."""
+        policy = sa.chosen_policy.child
+        if child is None or self._offer is None:
+            sa.enqueue(CreateChild(policy))
+        elif isinstance(child, ChildSa):
+            sa.children.install(child, policy, now, use_outbound=True, replaces=None)
+            ask_for_more(sa, self._offer.left_over(message, child))
+        else:
+            pair = pair_for(sa, policy, child) if isinstance(child, PeerRefused) else None
+            if pair is not None:
+                sa.enqueue(CreateChild(pair))
+                return
+            reason = f"{child}; we asked for {self._offer}"
+            sa.context.emit(ChildRefused(sa.id, sa.chosen_policy.name, reason))
 
 
 def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
@@ -132,9 +167,14 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     judge(sa, policy.peer, identity, auth, message.all(Certificate))
     sa.policy, sa.peer_identity = policy, sa.claimed
     sa.requests = RequestWindow(policy.retransmission)
+    childless.check_request(policy, message)
+    admit(sa, message)
     wishes = requested(message.find(Configuration))
     if policy.pool is None or wishes is None:
         return resume(sa, message, None, now)
+    kept = inherited_lease(sa, wants_ipv4=wishes.wants_ipv4, wants_ipv6=wishes.wants_ipv6)
+    if kept is not None:
+        return resume(sa, message, kept, now)
     ask = AskLease(
         sa.id,
         sa.context.new_ask(),
@@ -157,7 +197,9 @@ def resume(sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: floa
     certificates, auth = prove(sa, policy.local, identity)
     sa.establish(now)
     announce(sa, sa.lease_peer)
-    return [identity, *certificates, auth, *_answer_child(sa, message, lease, now)]
+    replace_others(sa, now)
+    status = reauthentication.lifetime(sa, now)
+    return [identity, *certificates, auth, *status, *_answer_child(sa, message, lease, now)]
 
 
 def announce(sa: IkeSa, lease: Lease | None) -> None:
@@ -175,6 +217,7 @@ def announce(sa: IkeSa, lease: Lease | None) -> None:
             behind_nat=sa.nat.local,
             peer_behind_nat=sa.nat.peer,
             is_initiator=sa.is_initiator,
+            replaces=sa.reauthenticates,
         )
     )
 
@@ -190,6 +233,9 @@ def _answer_child(
             raise lease
         if policy.pool is not None and lease is None:
             raise FailedCpRequired(f"{policy.name} assigns addresses, the peer asked for none")
+        if childless.is_childless(message):
+            return reply_of(lease)
+        childless.check_child(policy)
         child, security, behind = answer_child(
             sa, policy.child, message, handshake.n_i, handshake.n_r, in_ike_auth=True
         )
@@ -224,6 +270,12 @@ def _choose_connection(
         if accepts(connection.peer, auth.method):
             return connection
     return allowed[0]  # judging will say what is wrong
+
+
+def _held_addresses(sa: IkeSa) -> tuple[IpAddress, ...]:
+    """What was assigned to us in the IKE SA that this one replaces: we ask for it again."""
+    old = None if sa.reauthenticates is None else sa.context.peers.named(sa.reauthenticates)
+    return old.lease_local.addresses if old is not None and old.lease_local is not None else ()
 
 
 def _certificate_request(policy: ConnectionPolicy) -> list[Payload]:

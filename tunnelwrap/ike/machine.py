@@ -21,7 +21,7 @@ from tunnelwrap.errors import (
     WireError,
 )
 from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId, name_of
-from tunnelwrap.ike import create_child, ike_auth, informational
+from tunnelwrap.ike import create_child, ike_auth, informational, reauthentication
 from tunnelwrap.ike.create_child import (
     CreateChild,
     RekeyChild,
@@ -324,6 +324,8 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     elif message.exchange == ExchangeType.INFORMATIONAL and deletes_ike(message):
         settle_before_delete(sa, now)
         sa.close("deleted by the peer", is_failure=False)
+    elif message.exchange == ExchangeType.INFORMATIONAL:
+        reauthentication.obey(sa, message, now)
 
 
 def _notify_of(refusal: Refusal) -> Notify:
@@ -492,6 +494,11 @@ def _on_timer(sa: IkeSa, timer: Timer, now: float) -> None:
     elif timer is Timer.EXPIRE_IKE:
         sa.queue.clear()
         sa.enqueue(CloseIke("its lifetime is over"))
+    elif timer is Timer.REPLACED:
+        sa.queue.clear()
+        sa.enqueue(CloseIke("replaced by a new IKE SA of the same peer"))
+    elif timer is Timer.REAUTHENTICATE:
+        reauthentication.is_due(sa, now)
     elif timer is Timer.LIVENESS:
         _check_liveness(sa, now)
     elif timer is Timer.REASSEMBLY:

@@ -90,6 +90,17 @@ class Established:
     behind_nat: bool
     peer_behind_nat: bool
     is_initiator: bool
+    replaces: SaId | None = None  # the IKE SA that we authenticate again with this one
+
+
+@dataclass(frozen=True, slots=True)
+class ReauthenticationDue:
+    """Authenticate again: begin an IKE SA that replaces this one. RFC 7296 §2.8.3.
+
+    It is said again after a while, for as long as nothing came of it.
+    """
+
+    sa: SaId
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +179,7 @@ Output = (
     | Answered
     | Established
     | Rekeyed
+    | ReauthenticationDue
     | ChildRefused
     | Closed
     | AskLease

@@ -4,6 +4,7 @@ Plain values, composed by ``config``; times are seconds, sizes octets unless nam
 """
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.crypto.secret import Secret
@@ -12,6 +13,22 @@ from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.wire.payloads import TrafficSelector
 from tunnelwrap.wire.proposal import Proposal
+
+
+class Unique(Enum):
+    """What a new IKE SA of a peer that has one already does to the old one. RFC 7296 §2.4."""
+
+    REPLACE = "replace"
+    KEEP = "keep"
+    NEVER = "never"  # it is refused
+
+
+class Childless(Enum):
+    """Whether an IKE SA may begin without a Child SA. RFC 6023."""
+
+    NEVER = "never"
+    ACCEPT = "accept"  # as responder; as initiator we do not ask for it
+    REQUIRE = "require"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class ChildPolicy:
     mode: Mode = Mode.TUNNEL
     lifetime: ChildLifetime = ChildLifetime()
     replay_window: int = 1024  # packets
+    single_pair: bool = False  # as responder: one pair of addresses for each Child SA
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +113,9 @@ class ConnectionPolicy:
     liveness_s: float | None = 30.0  # idle time before a liveness check
     retransmission: Retransmission = Retransmission()
     fragment_size: int = 1280  # IP datagrams that carry longer IKE messages. RFC 7383 §2.5.1
+    unique: Unique = Unique.REPLACE
+    reauth_s: float | None = None  # how long a proof of identity is good
+    childless: Childless = Childless.ACCEPT
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class IkeSa:
         "policy",
         "protection",
         "queue",
+        "reauth_at",
+        "reauthenticates",
         "replaced_by",
         "replaces",
         "requests",
@@ -136,6 +138,8 @@ class IkeSa:
     lease_local: Lease | None
     lease_peer: Lease | None
     ended_early: set[int]  # outbound SPIs that were deleted before the response that has them
+    reauthenticates: int | None  # the name of the IKE SA that this one shall replace
+    reauth_at: float | None  # when the proofs of identity are too old
     exchange: Exchange | None  # what waits for a response
     queue: deque[Exchange]  # what waits for the window
     ask: int | None  # the question for a lease that ``pending`` waits for
@@ -160,6 +164,7 @@ class IkeSa:
         self.is_initiator = self.is_originator = is_initiator
         self.is_primary = self.is_confirmed = True
         self.replaces = self.replaced_by = None
+        self.reauthenticates = self.reauth_at = None
         self.spi_i = context.new_ike_spi() if is_initiator else bytes(8)
         self.spi_r = bytes(8)
         self.state = IkeState.CONNECTING
@@ -265,6 +270,7 @@ class IkeSa:
     def establish(self, now: float) -> None:
         """Both peers are authenticated: lifetimes begin."""
         self.become(IkeState.ESTABLISHED)
+        self.context.peers.enter(self)
         self.start_lifetime(now)
 
     def start_lifetime(self, now: float) -> None:
@@ -278,6 +284,7 @@ class IkeSa:
             self.timers.arm(Timer.EXPIRE_IKE, now + policy.hard_s)
         if policy.liveness_s is not None:
             self.timers.arm(Timer.LIVENESS, now + policy.liveness_s)
+        self.timers.arm(Timer.REAUTHENTICATE, self.reauth_at)
 
     def successor(self, spi_i: bytes, spi_r: bytes, *, is_initiator: bool) -> "IkeSa":
         """The IKE SA that rekeys this one: known, but not yet primary. RFC 7296 §2.18.
@@ -300,6 +307,7 @@ class IkeSa:
         new.is_confirmed = is_initiator
         new.nat, new.claimed, new.peer_identity = self.nat, self.claimed, self.peer_identity
         new.lease_local, new.lease_peer = self.lease_local, self.lease_peer
+        new.reauth_at = self.reauth_at
         new.become(IkeState.AUTHENTICATING)
         new.become(IkeState.ESTABLISHED)
         self._register(new)
@@ -312,6 +320,7 @@ class IkeSa:
         self.queue.clear()
         new.is_primary, self.is_primary = True, False
         self.replaced_by = new
+        self.context.peers.enter(new)
         self.timers.stop_all()
         self.become(IkeState.REKEYED)
 
@@ -335,7 +344,15 @@ class IkeSa:
         self.requests.withdraw()
         if self.replaced_by is not None:
             self.replaced_by.is_confirmed = True
+        self.context.peers.leave(self)
         if self.is_primary:
+            lease = None if self._shares_lease() else self.lease_peer
             self.context.emit(
-                Closed(self.id, reason, notify, hint, is_failure, self.lease_peer, was_established)
+                Closed(self.id, reason, notify, hint, is_failure, lease, was_established)
             )
+
+    def _shares_lease(self) -> bool:
+        """True where an IKE SA that replaces this one, or is replaced by it, has its addresses."""
+        if self.lease_peer is None or self.policy is None:
+            return False
+        return any(other.lease_peer == self.lease_peer for other in self.context.peers.others(self))

@@ -12,6 +12,7 @@ from tunnelwrap.crypto.signature import OUR_HASHES
 from tunnelwrap.crypto.suite import IkeSuite
 from tunnelwrap.errors import InvalidKe, InvalidSyntax, Malformed, PeerRefused, Refusal
 from tunnelwrap.iana import CertEncoding, ExchangeType, KeMethod, NotifyType, TransformType, name_of
+from tunnelwrap.ike import childless
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
     is_choice_of,
@@ -91,6 +92,7 @@ class SaInit:
             return restart
         refuse_errors(message)
         check_occurrence(message)
+        childless.check_support(sa.chosen_policy, message)
         self._agree(sa, message)
         sa.context.emit(Answered(sa.id, sa.path))
         sa.become(IkeState.AUTHENTICATING)
@@ -205,6 +207,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
             KeyExchange(suite.ke, public),
             Nonce(n_r),
             *_abilities(sa),
+            *childless.support(sa.connections),
             *_certificate_requests(sa),
         ],
     ).encode()

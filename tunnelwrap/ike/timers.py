@@ -18,6 +18,8 @@ class Timer(IntEnum):
     CREATE_CHILD = 9  # a Child SA that the peer could not make at once is asked for again
     REFUSED = 10  # nothing better followed an IKE_SA_INIT error that anyone could have sent
     REASSEMBLY = 11  # the fragments of a message did not all come
+    REPLACED = 12  # another IKE SA of the same peer has taken the place of this one
+    REAUTHENTICATE = 13  # what was proved is too old
 
 
 class Timers:

@@ -23,10 +23,12 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import (
     CertificateCredential,
+    Childless,
     ChildLifetime,
     ConnectionPolicy,
     Limits,
     Retransmission,
+    Unique,
 )
 
 EVERYTHING = (parse_selector("0.0.0.0/0"), parse_selector("::/0"))
@@ -118,6 +120,9 @@ ike = ["aes256-sha256-modp2048"]
 rekey_s = 100
 hard_s = 200
 liveness_s = 5.5
+reauth_s = 900
+unique = "keep"
+childless = "require"
 requests_ipv6 = false
 """,
     )
@@ -146,6 +151,8 @@ replay_window_packets = 64
 
     assert policy.proposals == (parse_ike("aes256-sha256-modp2048"),)
     assert (policy.rekey_s, policy.hard_s, policy.liveness_s) == (100, 200, 5.5)
+    assert (policy.reauth_s, policy.unique) == (900, Unique.KEEP)
+    assert policy.childless is Childless.REQUIRE
     assert (policy.requests_ipv4, policy.requests_ipv6) == (True, False)
     assert policy.retransmission == Retransmission(0.25, 2, 3, 10)
     child = policy.child
@@ -168,10 +175,10 @@ def test_zero_is_never(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path) -> None:
-    keys = "half_open = 7\nhalf_open_s = 2.5\nhalf_open_per_address = 3\ncookie_threshold = 0"
+    keys = "half_open = 7\nhalf_open_s = 2.5\nhalf_open_per_address = 3\ncookie_threshold = 0\nchild_sas = 3"
     text = changed(GATEWAY, "tls_ports = []", f"tls_ports = []\n{keys}")
 
-    expected = Limits(7, 2.5, half_open_per_address=3, cookie_threshold=0)
+    expected = Limits(7, 2.5, half_open_per_address=3, child_sas=3, cookie_threshold=0)
     assert limits(load_gateway(written(tmp_path, text)).gateway) == expected
 
 

@@ -1,0 +1,61 @@
+"""One IKE SA in the place of another: authenticating again, and beginning anew after a crash."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.interop.lan import PingFlood, ping
+from tests.interop.pair import Pair, psk_proofs
+from tests.interop.settings import Settings
+from tests.kit.strongswan import wait_until
+
+pytestmark = [pytest.mark.root, pytest.mark.interop]
+
+REAUTH_S = 4
+FLOOD_S = 13
+MINIMUM = 2  # times that the initiator must have authenticated itself again by then
+ESTABLISHED = r"IKE_SA peer\[\d+\] established between"
+
+
+@pytest.mark.parametrize("who_wants_it", ["initiator", "responder"])
+def test_authenticating_again_loses_no_packet(pair: Pair, who_wants_it: str) -> None:
+    """strongSwan as initiator breaks before it makes, unless told otherwise: it is."""
+    initiator, responder = (Settings(proof) for proof in psk_proofs())
+    if who_wants_it == "initiator":
+        initiator = replace(initiator, reauth_s=REAUTH_S)
+    else:
+        responder = replace(responder, reauth_s=REAUTH_S)
+    assert pair.start(initiator, responder), pair.tunnelwrap.log
+
+    result = PingFlood(pair.lan, pair.directory / "ping", FLOOD_S).finish()
+
+    assert result.lost == 0, pair.strongswan.log[-8000:]
+    assert len(pair.strongswan.logged(ESTABLISHED)) > MINIMUM
+    assert pair.tunnelwrap.has_tunnel()
+
+
+def test_after_a_crash_the_old_ike_sa_is_gone_at_once(pair: Pair) -> None:
+    settings = [Settings(proof) for proof in psk_proofs()]
+    assert pair.start(*settings), pair.tunnelwrap.log
+    pair.crash_initiator()
+
+    pair.initiator.start(settings[0])
+    assert pair.initiator.connect(), pair.tunnelwrap.log
+
+    assert ping(pair.lan)
+    if pair.tunnelwrap_initiates:
+        pair.strongswan.wait_log(r"IKE_AUTH request 1 \[.* N\(INIT_CONTACT\)")
+        wait_until(lambda: pair.strongswan.sas().count("ESTABLISHED") == 1, 5, "one IKE SA")
+    else:
+        assert "the peer has begun anew" in pair.tunnelwrap.log
+
+
+def test_an_ike_sa_begins_without_child_sa(pair: Pair) -> None:
+    initiator, responder = (Settings(proof) for proof in psk_proofs())
+    assert pair.start(replace(initiator, childless="require"), responder), pair.tunnelwrap.log
+
+    assert ping(pair.lan)
+    way = "parsed" if pair.tunnelwrap_initiates else "generating"
+    (request,) = pair.strongswan.logged(rf"{way} IKE_AUTH request 1 ")
+    assert "TSi" not in request
+    assert pair.strongswan.logged(r"CREATE_CHILD_SA request 2 ")
