@@ -12,7 +12,7 @@ from tests.kit import certs
 from tests.kit.certs import Entity, authority, entity
 from tests.kit.pair import Pair, address
 from tests.kit.policies import client, gateway, psk_local, psk_peer, road_warrior
-from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.iana import NotifyType
@@ -21,14 +21,16 @@ from tunnelwrap.ike.policy import (
     CertificateCredential,
     ConnectionPolicy,
     LocalAuthentication,
+    NoCredential,
     PeerAuthentication,
 )
 from tunnelwrap.path import Carrier
-from tunnelwrap.wire.payloads import Notify, Payload
+from tunnelwrap.wire.payloads import Auth, Notify, Payload
 
 ROOT, OTHER_ROOT = authority("Root"), authority("Other", number=101)
 GATEWAY = entity("CN=gateway", ROOT, number=1, sans=["vpn.example.org"])
 CLIENT = entity("CN=client", ROOT, number=2, sans=["client@example.org"])
+ANYBODY = IdentityPattern.parse("%any")
 LATER = certs.END + timedelta(days=1)
 
 
@@ -322,3 +324,98 @@ def without_hashes(payloads: list[Payload]) -> list[Payload]:
         for p in payloads
         if not (isinstance(p, Notify) and p.notify == NotifyType.SIGNATURE_HASH_ALGORITHMS)
     ]
+
+
+# --- no authentication at all -----------------------------------------------------------------
+
+
+def anonymous(policy: ConnectionPolicy) -> ConnectionPolicy:
+    return replace(policy, local=LocalAuthentication(NOBODY, NoCredential()))
+
+
+def open_to_all(policy: ConnectionPolicy) -> ConnectionPolicy:
+    return replace(policy, peer=replace(policy.peer, accepts_null=True))
+
+
+@pytest.mark.rfc("7619", "2.1")
+def test_a_peer_that_proves_nothing_is_taken_where_the_policy_says_so() -> None:
+    pair = Pair(anonymous(client()), open_to_all(gateway()))
+    pair.connect()
+    assert pair.agreed()
+    theirs, ours = pair.r.fact(Established), pair.i.fact(Established)
+    assert theirs is not None
+    assert ours is not None
+    assert theirs.peer_identity == ours.local_identity == "%null"
+    assert ours.peer_identity == "vpn.example.org"
+
+
+@pytest.mark.rfc("7619", "2.1")
+def test_neither_need_prove_anything() -> None:
+    pair = Pair(open_to_all(anonymous(client())), open_to_all(anonymous(gateway())))
+    pair.policy = replace(pair.policy, peer=replace(pair.policy.peer, identity=ANYBODY))
+    pair.connect()
+    assert pair.agreed()
+
+
+def test_who_has_a_name_must_still_prove_it() -> None:
+    pair = Pair(wrong_psk(client()), open_to_all(gateway()))
+    pair.connect()
+    closed = pair.r.fact(Closed)
+    assert closed is not None
+    assert "the pre-shared keys differ" in closed.reason
+
+
+def under_a_name(policy: ConnectionPolicy) -> ConnectionPolicy:
+    return replace(policy, local=replace(policy.local, credential=NoCredential()))
+
+
+@pytest.mark.rfc("7619", "2.2")
+@pytest.mark.parametrize(
+    ("mine", "theirs", "cause"),
+    [
+        (anonymous(client()), gateway(), "no connection is for a peer called %null"),
+        (
+            anonymous(client()),
+            replace(gateway(), peer=replace(gateway().peer, identity=ANYBODY)),
+            "the peer proves nothing, and must",
+        ),
+        (under_a_name(client()), open_to_all(gateway()), "has a name and proves nothing"),
+        (under_a_name(client()), gateway(), "the peer proves nothing, and must"),
+    ],
+    ids=["no policy", "any name is a name", "a name without proof", "neither"],
+)
+def test_otherwise_who_proves_nothing_is_refused(
+    mine: ConnectionPolicy, theirs: ConnectionPolicy, cause: str
+) -> None:
+    pair = Pair(mine, theirs)
+    pair.connect()
+    closed = pair.r.fact(Closed)
+    assert closed is not None
+    assert cause in closed.reason
+    assert pair.r.fact(Established) is None
+
+
+def test_a_null_proof_is_bound_to_the_messages() -> None:
+    peer = ScriptedInitiator(anonymous(client()), open_to_all(gateway()))
+    answer = peer.connect(
+        lambda payloads: [Auth(p.method, bytes(32)) if isinstance(p, Auth) else p for p in payloads]
+    )
+    assert answer is not None
+    assert answer.notify(NotifyType.AUTHENTICATION_FAILED) is not None
+
+
+@pytest.mark.rfc("7619", "2.3")
+def test_nobody_is_not_the_same_as_nobody() -> None:
+    """Whoever comes without a name replaces no one, whatever it says."""
+
+    def with_initial_contact(payloads: list[Payload]) -> list[Payload]:
+        assert Notify.of(NotifyType.INITIAL_CONTACT) not in payloads
+        return [*payloads, Notify.of(NotifyType.INITIAL_CONTACT)]
+
+    pair = Pair(anonymous(client()), open_to_all(gateway()))
+    pair.connect()
+    pair.connect(until=10.0)
+    assert len(pair.r.plane.installed) == 2
+    peer = ScriptedInitiator(anonymous(client()), open_to_all(gateway()))
+    assert peer.connect(with_initial_contact) is not None
+    assert peer.fact(Established) is not None

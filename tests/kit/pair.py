@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TypeVar, assert_never
 
+from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.endpoint import Endpoint
@@ -101,6 +102,7 @@ class Host:
         wall_now: datetime = NOW,
         *,
         forces_encapsulation: bool = True,
+        token_secret: Secret | None = None,
     ) -> None:
         self.name = name
         self.random = random.Random(seed)
@@ -110,6 +112,7 @@ class Host:
             connections=connections,
             limits=limits,
             forces_encapsulation=forces_encapsulation,
+            token_secret=token_secret,
         )
         self.plane = RecordingPlane()
         self.lease = lease
@@ -180,18 +183,32 @@ class Pair:
         seed: int = 1,
         wall_now: datetime = NOW,
         forces_encapsulation: bool = True,
+        token_secret: Secret | None = None,
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
         self.policy = initiator
         self.now = 1000.0
-        common = {"wall_now": wall_now, "forces_encapsulation": forces_encapsulation}
+        self._connections = connections
+        common = {
+            "wall_now": wall_now,
+            "forces_encapsulation": forces_encapsulation,
+            "token_secret": token_secret,
+        }
         self.i = Host("i", (), seed, **common)
         self.r = Host("r", connections, seed + 1, lease, limits, **common)
         self.path = Path(address("192.0.2.1"), address("198.51.100.1"), carrier)
         self._queue: list[tuple[float, int, Host, Datagram]] = []
         self._order = itertools.count()
         self.sa_i = 0
+
+    def restart(self, host: Host, token_secret: Secret | None = None) -> None:
+        """The host crashes and is there again, with nothing but its connections and that secret."""
+        seed = host.random.randrange(1 << 30)
+        fresh = Host(
+            host.name, self._connections if host is self.r else (), seed, token_secret=token_secret
+        )
+        host.endpoint, host.plane = fresh.endpoint, fresh.plane
 
     def connect(self, *, until: float = 5.0) -> None:
         """IKE_SA_INIT and IKE_AUTH; ``until`` seconds pass at most."""

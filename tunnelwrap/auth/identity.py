@@ -7,6 +7,7 @@ Text is read as strongSwan reads it, so that people can paste theirs:
     alice@example.org          ID_RFC822_ADDR
     C=CH, O=Acme, CN=gw        ID_DER_ASN1_DN
     @#0a0b0c                   ID_KEY_ID in hexadecimal
+    %null                      ID_NULL: nobody in particular. RFC 7619
 """
 
 import re
@@ -37,6 +38,8 @@ class Identity:
             ConfigError: the text is none.
         """
         text = text.strip()
+        if text == "%null":
+            return NOBODY
         address = _address(text)
         if address:
             return cls(_ADDRESS_TYPES[type(address)], address.packed)
@@ -67,6 +70,10 @@ class Identity:
             return _printed(self)
         except (ValueError, WireError):
             return f"{name_of(IdType, self.type)}:{self.data.hex()}"
+
+
+NOBODY: Final = Identity(IdType.NULL, b"")
+"""The identity of whoever proves none. RFC 7619 §2.1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +139,8 @@ def _printed(identity: Identity) -> str:
             text = ", ".join(str(attribute) for attribute in decode_name(identity.data))
         case IdType.KEY_ID:
             return f"@#{identity.data.hex()}"
+        case IdType.NULL if not identity.data:
+            return "%null"
         case _:
             raise ValueError("no text form")
     if not text.isprintable():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
 from tunnelwrap.config.load import File
 from tunnelwrap.config.model import (
     ClientChild,
@@ -28,6 +28,7 @@ from tunnelwrap.ike.policy import (
     ConnectionPolicy,
     Limits,
     LocalAuthentication,
+    NoCredential,
     PeerAuthentication,
     Retransmission,
     Unique,
@@ -85,11 +86,13 @@ def _policy(
 
 
 def _local(local: Local, psk: Secret | None) -> LocalAuthentication:
-    """A certificate if there is one, else the pre-shared key."""
+    """A certificate if there is one, else the pre-shared key; nobody has neither."""
     identity = Identity.parse(local.id)
     if local.certificate is not None and local.key is not None:
         chain = tuple(each.public_bytes(Encoding.DER) for each in local.certificate.certificates)
         return LocalAuthentication(identity, CertificateCredential(chain, local.key.key))
+    if identity == NOBODY:
+        return LocalAuthentication(identity, NoCredential())
     assert psk is not None  # Connection checked that there is a proof
     return LocalAuthentication(identity, psk)
 
@@ -97,7 +100,8 @@ def _local(local: Local, psk: Secret | None) -> LocalAuthentication:
 def _peer(peer: Peer, psk: Secret | None) -> PeerAuthentication:
     authorities = [certificate for ca in peer.ca for certificate in ca.certificates]
     trust = TrustStore(authorities) if authorities else None
-    return PeerAuthentication(IdentityPattern.parse(peer.id), psk, trust)
+    pattern = IdentityPattern.parse(peer.id)
+    return PeerAuthentication(pattern, psk, trust, accepts_null=peer.null_authentication)
 
 
 def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tunnelwrap.auth.identity import NOBODY, Identity
 from tunnelwrap.config.credentials import (
     AuthorityCertificates,
     OwnCertificates,
@@ -92,6 +93,8 @@ class Local(Section):
     @model_validator(mode="after")
     def _belongs_together(self) -> Self:
         check_key(self.certificate, self.key)
+        if self.certificate is not None and Identity.parse(self.id) == NOBODY:
+            raise wrong("no certificate, or another id than %null")
         if self.certificate is not None:
             check_identity(self.certificate, self.id)
         return self
@@ -102,6 +105,7 @@ class Peer(Section):
 
     id: PatternText = Field(description="the peer's identity: exact, *.domain, *@domain or %any")
     ca: Many[AuthorityCertificates] = ()
+    null_authentication: bool = False
 
 
 class Child(Section):
@@ -178,9 +182,10 @@ class Connection(Section):
         kept = [key for key in (self.psk, self.psk_file, self.psk_env) if key is not None]
         if len(kept) > 1:
             raise wrong("one of psk, psk_file, psk_env", "there are several")
-        if self.local.certificate is None and not kept:
+        is_nobody = Identity.parse(self.local.id) == NOBODY
+        if self.local.certificate is None and not kept and not is_nobody:
             raise wrong("local.certificate with local.key, or psk, psk_file or psk_env")
-        if not self.peer.ca and not kept:
+        if not self.peer.ca and not kept and not self.peer.null_authentication:
             raise wrong("peer.ca, or psk, psk_file or psk_env")
         return self
 

@@ -222,6 +222,8 @@ class Driver:
         if transport.path.has_marker:
             if octets[:4] != NON_ESP_MARKER:
                 self.counters["dropped_unknown_esp"] += 1
+                self._endpoint.unknown_esp(octets[:4], transport.path, self._loop.time())
+                self._drain()
                 return
             octets = octets[4:]
         self._current = transport

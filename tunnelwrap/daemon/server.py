@@ -35,6 +35,7 @@ from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, 
 from tunnelwrap.path import Carrier, Path, SocketAddress
 from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
+from tunnelwrap.store.secret_file import lasting_secret
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.transport.udp import UdpListener
@@ -79,7 +80,11 @@ class Server:
         self._leases = Leases(state / "leases.sqlite", self._pools)
         plane = UserspacePlane(self._host.tun, self._loop, self._expired, TUN_MTU, self._elsewhere)
         endpoint = Endpoint(
-            os.urandom, _wall_clock, connections=self._policies, limits=limits(file.gateway)
+            os.urandom,
+            _wall_clock,
+            connections=self._policies,
+            limits=limits(file.gateway),
+            token_secret=lasting_secret(state / "crash-tokens"),
         )
         self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease)
         self._driver.find_udp_by(self._udp_transport)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 
+from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.ike.outputs import Output, Trace
 from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
@@ -28,6 +29,7 @@ class Context:
         "limits",
         "peers",
         "random",
+        "token_secret",
         "wall_clock",
     )
 
@@ -45,6 +47,7 @@ class Context:
         self.forces_encapsulation = forces_encapsulation
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
+        self.token_secret: Secret | None = None  # of tokens that we make. RFC 6290
         self._outputs: list[Output] = []
         self._spis: set[int] = set()
         self._sa_ids = 0

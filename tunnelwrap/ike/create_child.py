@@ -21,6 +21,7 @@ from tunnelwrap.errors import (
     TemporaryFailure,
 )
 from tunnelwrap.iana import ExchangeType, KeMethod, NotifyType, ProtocolId, TransformType, name_of
+from tunnelwrap.ike import crash
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child, selectors_of
 from tunnelwrap.ike.collision import Nonces, ours_is_redundant
@@ -267,6 +268,7 @@ class RekeyIke:
             return self._refused(sa, error, now)
         check_occurrence(message)
         new = self._derive(sa, message)
+        crash.take(new, message)
         theirs = self.crossed[1] if self.crossed is not None else None
         if self._is_redundant(sa, message):
             if theirs is not None:
@@ -275,6 +277,7 @@ class RekeyIke:
             new.enqueue(CloseIke("redundant after a simultaneous rekey"))
             return Next.DONE
         adopt(new, now)
+        crash.renew(new)
         sa.enqueue(CloseIke("rekeyed"))
         if theirs is not None:  # the peer deletes it
             theirs.replaces = None
@@ -426,7 +429,8 @@ def _answer_rekey_ike(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         sa.exchange.crossed = (Nonces(n_i, n_r), new)
     else:
         adopt(new, now)
-    return [SaPayload((replace(chosen, spi=spi),)), Nonce(n_r), KeyExchange(suite.ke, public)]
+    security = SaPayload((replace(chosen, spi=spi),))
+    return [security, Nonce(n_r), KeyExchange(suite.ke, public), *crash.offer(new)]
 
 
 def _install_rekeyed(

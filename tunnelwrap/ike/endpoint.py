@@ -7,10 +7,12 @@ RFC 7296 §2.1, §2.4, §2.6.
 
 import heapq
 from collections.abc import Sequence
+from typing import Final
 
+from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
-from tunnelwrap.ike import machine, sa_init
+from tunnelwrap.ike import crash, machine, sa_init
 from tunnelwrap.ike.context import Context, Random, WallClock
 from tunnelwrap.ike.half_open import HalfOpen, Place
 from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
@@ -31,6 +33,8 @@ from tunnelwrap.wire.payloads import Notify
 from tunnelwrap.wire.reader import Reader
 
 _NO_SPI = bytes(8)
+STRAY_PER_S: Final = 10.0  # messages in answer to what is of no SA. RFC 7296 §2.21.4
+STRAY_BURST: Final = 20.0
 
 
 class Endpoint:
@@ -42,6 +46,7 @@ class Endpoint:
         connections: whom we answer as responder; empty: nobody.
         limits: what strangers may cost.
         forces_encapsulation: ESP must travel in UDP (or a stream), never bare.
+        token_secret: survives us, so that peers can be told when we have lost our state.
     """
 
     __slots__ = (
@@ -49,9 +54,11 @@ class Endpoint:
         "_by_spi",
         "_connections",
         "_context",
+        "_departed",
         "_due",
         "_half_open",
         "_initial",
+        "_stray",
         "_streams",
     )
 
@@ -63,10 +70,14 @@ class Endpoint:
         connections: Sequence[ConnectionPolicy] = (),
         limits: Limits | None = None,
         forces_encapsulation: bool = True,
+        token_secret: Secret | None = None,
     ) -> None:
         self._context = Context(
             random, wall_clock, limits or Limits(), forces_encapsulation=forces_encapsulation
         )
+        self._context.token_secret = token_secret
+        self._departed = crash.Departed()
+        self._stray = crash.Allowance(STRAY_PER_S, STRAY_BURST)
         self._connections = tuple(connections)
         self._by_spi: dict[bytes, IkeSa] = {}
         self._by_id: dict[int, _Peer] = {}
@@ -96,7 +107,20 @@ class Endpoint:
         elif _is_initial(header):
             self._receive_initial(header, datagram, now)
         else:
-            self._context.counters["dropped_unknown_spi"] += 1
+            self._receive_stray(header, datagram, now)
+
+    def unknown_esp(self, spi: bytes, path: Path, now: float) -> None:
+        """ESP has come that no Child SA is for: its sender is told. RFC 7296 §1.5, §2.21.4."""
+        if not self._stray.take(now):
+            return
+        known = self._established_at(path)
+        for sa in known:
+            if sa.exchange is None and not sa.queue:
+                sa.enqueue(crash.Tell([Notify.of(NotifyType.INVALID_SPI, spi)]))
+                self._settle(sa.id, now)
+        if not known:
+            message = crash.invalid_spi(spi, self._context.new_ike_spi())
+            self._context.emit(Transmit(Datagram(path, message.encode())))
 
     def handle_timeout(self, now: float) -> None:
         """Do whatever is due by now."""
@@ -226,6 +250,28 @@ class Endpoint:
         if place is not None:
             self._respond(header, datagram, place, now)
 
+    def _receive_stray(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
+        """A message of no IKE SA that we know. RFC 7296 §2.21.4."""
+        self._context.counters["dropped_unknown_spi"] += 1
+        local_spi = header.spi_r if header.is_initiator else header.spi_i
+        if local_spi in self._departed or not self._stray.take(now):
+            return
+        reply = crash.answer_unknown(self._context, header)
+        if reply is not None:
+            self._context.emit(Transmit(Datagram(datagram.path, reply.encode())))
+        elif crash.is_hint(header):
+            for sa in self._established_at(datagram.path):
+                crash.suspect(sa, now)
+                self._settle(sa.id, now)
+
+    def _established_at(self, path: Path) -> list[IkeSa]:
+        return [
+            sa
+            for peer in self._by_id.values()
+            for sa in peer.sas
+            if sa.is_primary and sa.path == path and sa.state is IkeState.ESTABLISHED
+        ]
+
     def _respond(self, header: IkeHeader, datagram: Datagram, place: Place, now: float) -> None:
         try:
             message = _clear_message(header, datagram.octets)
@@ -343,6 +389,7 @@ class Endpoint:
         for sa in [sa for sa in peer.sas if sa.state is IkeState.CLOSED]:
             peer.sas.remove(sa)
             del self._by_spi[sa.local_spi]
+            self._departed.add(sa.local_spi)
             if sa.handshake is not None:
                 self._initial.pop(sa.handshake.request, None)
         if not peer.sas:

@@ -23,7 +23,7 @@ from tunnelwrap.iana import (
     PayloadType,
     name_of,
 )
-from tunnelwrap.ike import childless, reauthentication
+from tunnelwrap.ike import childless, crash, reauthentication
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
@@ -31,7 +31,7 @@ from tunnelwrap.ike.create_child import CreateChild, ask_for_more, pair_for
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
 from tunnelwrap.ike.policy import Childless, ConnectionPolicy
-from tunnelwrap.ike.proof import accepts, judge, prove
+from tunnelwrap.ike.proof import accepts, is_acceptable, judge, prove
 from tunnelwrap.ike.rules import check_occurrence
 from tunnelwrap.ike.sa import IkeSa, Next
 from tunnelwrap.ike.uniqueness import (
@@ -80,6 +80,7 @@ class IkeAuth:
             *_certificate_request(policy),
             *([_id_payload(PayloadType.ID_R, wanted)] if wanted else []),
             auth,
+            *crash.offer(sa),
             *initial_contact(sa),
             *request_of(policy, _held_addresses(sa)),
             *(self._offer.security() if self._offer else ()),
@@ -100,11 +101,12 @@ class IkeAuth:
         check_occurrence(message)
         policy = sa.chosen_policy
         sa.claimed = Identity(identity.id_type, identity.data)
-        if not policy.peer.identity.matches(sa.claimed):
+        if not is_acceptable(policy.peer, sa.claimed):
             raise AuthenticationFailed(f"the peer is {sa.claimed}, expected {policy.peer.identity}")
         judge(sa, policy.peer, identity, auth, message.all(Certificate))
         sa.peer_identity = sa.claimed
         honour(sa, message)
+        crash.take(sa, message)
         configuration = message.find(Configuration)
         if configuration is not None and configuration.cfg_type == CfgType.REPLY:
             sa.lease_local = lease_of(configuration)
@@ -169,6 +171,7 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     sa.requests = RequestWindow(policy.retransmission)
     childless.check_request(policy, message)
     admit(sa, message)
+    crash.take(sa, message)
     wishes = requested(message.find(Configuration))
     if policy.pool is None or wishes is None:
         return resume(sa, message, None, now)
@@ -198,7 +201,7 @@ def resume(sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: floa
     sa.establish(now)
     announce(sa, sa.lease_peer)
     replace_others(sa, now)
-    status = reauthentication.lifetime(sa, now)
+    status = [*crash.offer(sa), *reauthentication.lifetime(sa, now)]
     return [identity, *certificates, auth, *status, *_answer_child(sa, message, lease, now)]
 
 
@@ -252,7 +255,7 @@ def _choose_connection(
 ) -> ConnectionPolicy:
     wanted = _identity_of(message, PayloadType.ID_R)
     asked = Identity(wanted.id_type, wanted.data).canonical() if wanted else None
-    fitting = [c for c in sa.connections if c.peer.identity.matches(claimed)]
+    fitting = [c for c in sa.connections if is_acceptable(c.peer, claimed)]
     if not fitting:
         raise AuthenticationFailed(f"no connection is for a peer called {claimed}")
     named = [c for c in fitting if asked is None or c.local.identity.canonical() == asked]

@@ -20,8 +20,8 @@ from tunnelwrap.errors import (
     Refusal,
     WireError,
 )
-from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId, name_of
-from tunnelwrap.ike import create_child, ike_auth, informational, reauthentication
+from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
+from tunnelwrap.ike import crash, create_child, ike_auth, informational, reauthentication
 from tunnelwrap.ike.create_child import (
     CreateChild,
     RekeyChild,
@@ -83,6 +83,8 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
     try:
         if header.exchange == ExchangeType.IKE_SA_INIT:
             _receive_init_response(sa, header, datagram, now)
+        elif header.next_payload == PayloadType.NOTIFY:
+            crash.receive_clear(sa, header, datagram.octets, now)
         elif sa.protection is not None:
             message = open_message(sa, header, datagram, now)
             if message is not None:
@@ -326,6 +328,8 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
         sa.close("deleted by the peer", is_failure=False)
     elif message.exchange == ExchangeType.INFORMATIONAL:
         reauthentication.obey(sa, message, now)
+        crash.take(sa, message)
+        crash.report(sa, message)
 
 
 def _notify_of(refusal: Refusal) -> Notify:

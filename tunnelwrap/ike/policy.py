@@ -40,20 +40,26 @@ class CertificateCredential:
 
 
 @dataclass(frozen=True, slots=True)
+class NoCredential:
+    """We prove nothing: NULL authentication. RFC 7619."""
+
+
+@dataclass(frozen=True, slots=True)
 class LocalAuthentication:
-    """Who we are, and how we prove it: a pre-shared key or a certificate."""
+    """Who we are, and how we prove it: a pre-shared key, a certificate, or not at all."""
 
     identity: Identity
-    credential: Secret | CertificateCredential
+    credential: Secret | CertificateCredential | NoCredential
 
 
 @dataclass(frozen=True, slots=True)
 class PeerAuthentication:
-    """Whom we expect, and what proves it; either or both of PSK and certificate."""
+    """Whom we expect, and what proves it: PSK, certificate, or both; or that nothing need be."""
 
     identity: IdentityPattern
     psk: Secret | None
     trust: TrustStore | None
+    accepts_null: bool = False  # also who proves nothing, as ID_NULL. RFC 7619
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A further way to prove an identity (EAP) takes its place beside ``prove`` and ``
 from collections.abc import Sequence
 
 from tunnelwrap.auth.certificate import identity_is_bound
-from tunnelwrap.auth.identity import Identity
+from tunnelwrap.auth.identity import NOBODY, Identity
 from tunnelwrap.auth.octets import signed_octets
 from tunnelwrap.auth.psk import psk_auth
 from tunnelwrap.crypto.secret import Secret
@@ -14,7 +14,12 @@ from tunnelwrap.crypto.signature import PublicKey, sign, verify
 from tunnelwrap.crypto.x509 import public_key_of
 from tunnelwrap.errors import AuthenticationFailed, IntegrityError
 from tunnelwrap.iana import AuthMethod, CertEncoding
-from tunnelwrap.ike.policy import CertificateCredential, LocalAuthentication, PeerAuthentication
+from tunnelwrap.ike.policy import (
+    CertificateCredential,
+    LocalAuthentication,
+    NoCredential,
+    PeerAuthentication,
+)
 from tunnelwrap.ike.sa import Handshake, IkeSa
 from tunnelwrap.wire.payloads import Auth, Certificate, IdPayload, Payload
 
@@ -29,6 +34,8 @@ def prove(sa: IkeSa, local: LocalAuthentication, identity: IdPayload) -> tuple[l
         ]
         return chain, Auth(method, data)
     suite, _, _ = sa.agreed
+    if isinstance(local.credential, NoCredential):
+        return [], Auth(AuthMethod.NULL, _null_auth(sa, octets, by_initiator=sa.is_initiator))
     return [], Auth(AuthMethod.SHARED_KEY, psk_auth(suite.prf_function(), local.credential, octets))
 
 
@@ -47,6 +54,8 @@ def judge(
     octets = _octets(sa, identity, by_initiator=not sa.is_initiator)
     if auth.method == AuthMethod.SHARED_KEY:
         return _judge_psk(sa, peer, auth, octets)
+    if auth.method == AuthMethod.NULL:
+        return _judge_null(sa, peer, identity, auth, octets)
     if peer.trust is None:
         raise AuthenticationFailed("the peer used a certificate, a pre-shared key is expected")
     chain = [c.data for c in certificates if c.encoding == CertEncoding.X509_SIGNATURE]
@@ -63,6 +72,8 @@ def judge(
 
 def accepts(peer: PeerAuthentication, method: int) -> bool:
     """True where this policy has what is needed to judge an authentication method."""
+    if method == AuthMethod.NULL:
+        return peer.accepts_null
     return peer.psk is not None if method == AuthMethod.SHARED_KEY else peer.trust is not None
 
 
@@ -73,6 +84,31 @@ def _judge_psk(sa: IkeSa, peer: PeerAuthentication, auth: Auth, octets: bytes) -
     if Secret(auth.data) != Secret(psk_auth(suite.prf_function(), peer.psk, octets)):
         raise AuthenticationFailed("the pre-shared keys differ")
     return "pre-shared key"
+
+
+def _judge_null(
+    sa: IkeSa, peer: PeerAuthentication, identity: IdPayload, auth: Auth, octets: bytes
+) -> str:
+    """A name that nobody vouches for is not taken for one. RFC 7619 §2.2."""
+    if not peer.accepts_null:
+        raise AuthenticationFailed("the peer proves nothing, and must")
+    if Identity(identity.id_type, identity.data) != NOBODY:
+        raise AuthenticationFailed("the peer has a name and proves nothing")
+    if Secret(auth.data) != Secret(_null_auth(sa, octets, by_initiator=not sa.is_initiator)):
+        raise AuthenticationFailed("the keys of the two sides differ")
+    return "nothing"
+
+
+def _null_auth(sa: IkeSa, octets: bytes, *, by_initiator: bool) -> bytes:
+    """AUTH of who has no secret: SK_pi or SK_pr in its place. RFC 7619 §2.1."""
+    suite, keys, _ = sa.agreed
+    secret = keys.sk_pi if by_initiator else keys.sk_pr
+    return psk_auth(suite.prf_function(), secret, octets)
+
+
+def is_acceptable(peer: PeerAuthentication, claimed: Identity) -> bool:
+    """Whether a peer of this name is one that we expect."""
+    return peer.identity.matches(claimed) or (peer.accepts_null and claimed == NOBODY)
 
 
 def _verified(key: PublicKey, auth: Auth, octets: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol
 
 from tunnelwrap.auth.identity import Identity
 from tunnelwrap.crypto.keymat import IkeKeys
+from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import IkeSuite
 from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import ExchangeType
@@ -106,6 +107,7 @@ class IkeSa:
         "nat",
         "path",
         "peer_identity",
+        "peer_token",
         "pending",
         "policy",
         "protection",
@@ -120,6 +122,7 @@ class IkeSa:
         "spi_r",
         "state",
         "suite",
+        "suspect_again_at",
         "timers",
     )
 
@@ -140,6 +143,8 @@ class IkeSa:
     ended_early: set[int]  # outbound SPIs that were deleted before the response that has them
     reauthenticates: int | None  # the name of the IKE SA that this one shall replace
     reauth_at: float | None  # when the proofs of identity are too old
+    peer_token: Secret | None  # what the peer shows when it has lost its state. RFC 6290
+    suspect_again_at: float  # until then hints of strangers count for nothing
     exchange: Exchange | None  # what waits for a response
     queue: deque[Exchange]  # what waits for the window
     ask: int | None  # the question for a lease that ``pending`` waits for
@@ -176,7 +181,8 @@ class IkeSa:
         self.requests, self.responses = RequestWindow(retransmission), ResponseWindow()
         self.exchange, self.queue = None, deque()
         self.ask = self.pending = self.activity_ask = None
-        self.last_heard = 0.0
+        self.last_heard = self.suspect_again_at = 0.0
+        self.peer_token = None
 
     def __str__(self) -> str:
         return f"{self.spi_i.hex()}_i {self.spi_r.hex()}_r"

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tunnelwrap.auth.identity import NOBODY
 from tunnelwrap.errors import AuthenticationFailed
 from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike.outputs import Lease
@@ -19,11 +20,11 @@ and a peer that authenticates itself again may delete it on its own. RFC 7296 §
 def initial_contact(sa: IkeSa) -> list[Payload]:
     """INITIAL_CONTACT, if we know of no other IKE SA with the peer.
 
-    An identity that several hosts may share must not say so: its policy keeps all.
+    An identity that several hosts may share must not say so: its policy keeps all, or it is none.
     """
     policy = sa.chosen_policy
     is_known = sa.context.peers.has(policy.local.identity, policy.peer.identity)
-    if is_known or policy.unique is Unique.KEEP:
+    if is_known or policy.unique is Unique.KEEP or policy.local.identity == NOBODY:
         return []
     return [Notify.of(NotifyType.INITIAL_CONTACT)]
 

@@ -14,7 +14,7 @@ from tests.unit.config.writing import (
     write_credentials,
     written,
 )
-from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
 from tunnelwrap.config.compose import connection_policies, limits
 from tunnelwrap.config.load import load, load_gateway
 from tunnelwrap.config.selectors import parse_selector
@@ -27,6 +27,8 @@ from tunnelwrap.ike.policy import (
     ChildLifetime,
     ConnectionPolicy,
     Limits,
+    LocalAuthentication,
+    NoCredential,
     Retransmission,
     Unique,
 )
@@ -175,10 +177,11 @@ def test_zero_is_never(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path) -> None:
-    keys = "half_open = 7\nhalf_open_s = 2.5\nhalf_open_per_address = 3\ncookie_threshold = 0\nchild_sas = 3"
+    keys = "half_open = 7\nhalf_open_s = 2.5\nchild_sas = 4\n"
+    keys += "half_open_per_address = 3\ncookie_threshold = 0"
     text = changed(GATEWAY, "tls_ports = []", f"tls_ports = []\n{keys}")
 
-    expected = Limits(7, 2.5, half_open_per_address=3, child_sas=3, cookie_threshold=0)
+    expected = Limits(7, 2.5, 4, half_open_per_address=3, cookie_threshold=0)
     assert limits(load_gateway(written(tmp_path, text)).gateway) == expected
 
 
@@ -188,3 +191,20 @@ def test_fragments(tmp_path: Path) -> None:
     )
 
     assert policy.fragment_size == 400
+
+
+def test_nobody_proves_nothing_and_may_be_let_in(tmp_path: Path) -> None:
+    text = changed(CLIENT, 'id = "alice@example.org"', 'id = "%null"')
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert policy.local == LocalAuthentication(NOBODY, NoCredential())
+    assert not policy.peer.accepts_null
+
+
+def test_a_gateway_lets_nobody_in_where_it_says_so(tmp_path: Path) -> None:
+    text = changed(GATEWAY, 'id = "%any"', 'id = "*@example.org"\nnull_authentication = true')
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert policy.peer.accepts_null
