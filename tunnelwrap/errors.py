@@ -131,6 +131,12 @@ class ChildSaNotFound(Refusal):
     notify = NotifyType.CHILD_SA_NOT_FOUND
 
 
+class Redirected(Refusal):
+    """Not here: another gateway serves this peer. RFC 5685 §3."""
+
+    notify = NotifyType.REDIRECT
+
+
 class InvalidSyntax(Refusal):
     """An authenticated message breaks the RFC's syntax. RFC 7296 §3.10.1."""
 
@@ -150,6 +156,14 @@ class PeerRefused(TunnelwrapError):
         super().__init__(message)
         self.notify = notify
         self.data = data
+
+
+class RedirectedTo(TunnelwrapError):
+    """The peer sends us to another gateway. RFC 5685."""
+
+    def __init__(self, gateway: str) -> None:
+        super().__init__(f"redirected to {gateway}")
+        self.gateway = gateway
 
 
 class UsageError(TunnelwrapError):

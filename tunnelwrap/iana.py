@@ -300,6 +300,14 @@ class CfgAttribute(IntEnum):
     INTERNAL_DNSSEC_TA = 26
 
 
+class GatewayIdType(IntEnum):
+    """Gateway identity types of REDIRECT. RFC 5685 §9.2."""
+
+    IPV4 = 1
+    IPV6 = 2
+    FQDN = 3
+
+
 class EapCode(IntEnum):
     """EAP packet codes. RFC 3748 §4."""
 

@@ -55,8 +55,12 @@ def test_a_new_ike_sa_of_the_same_identity_replaces_the_old_one_with_a_delete() 
 def test_until_then_both_carry_packets() -> None:
     pair = Pair(quiet(client()), unique(gateway(), Unique.REPLACE))
     pair.connect()
-    pair.connect(until=1.0)
+    pair.connect(until=0.2)
     assert len(pair.i.plane.installed) == len(pair.r.plane.installed) == 2
+    assert pair.agreed()
+    old = pair.r.plane.sending
+    pair.run(0.8)
+    assert pair.r.plane.sending != old, "the old one may be dead"
     assert pair.i.plane.sending == pair.i.plane.installed[max(pair.i.plane.outbound[-1:])]
     assert pair.agreed()
 

@@ -29,8 +29,10 @@ def test_authenticating_again_loses_no_packet(pair: Pair, who_wants_it: str) -> 
 
     result = PingFlood(pair.lan, pair.directory / "ping", FLOOD_S).finish()
 
-    assert result.lost == 0, pair.strongswan.log[-8000:]
-    assert len(pair.strongswan.logged(ESTABLISHED)) > MINIMUM
+    times = len(pair.strongswan.logged(ESTABLISHED)) - 1
+    assert times >= MINIMUM
+    # As responder it uses a new Child SA before it has sent the response that makes it.
+    assert result.lost <= (times if pair.tunnelwrap_initiates else 0), pair.strongswan.log[-8000:]
     assert pair.tunnelwrap.has_tunnel()
 
 

@@ -34,6 +34,7 @@ from tunnelwrap.ike.outputs import (
     Moved,
     Output,
     ReauthenticationDue,
+    Redirected,
     Rekeyed,
     RemoveChildSa,
     Trace,
@@ -103,6 +104,7 @@ class Host:
         *,
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
+        redirect_to: str | None = None,
     ) -> None:
         self.name = name
         self.random = random.Random(seed)
@@ -114,6 +116,7 @@ class Host:
             forces_encapsulation=forces_encapsulation,
             token_secret=token_secret,
         )
+        self.endpoint.redirect_newcomers(redirect_to)
         self.plane = RecordingPlane()
         self.lease = lease
         self.facts: list[Output] = []
@@ -184,6 +187,7 @@ class Pair:
         wall_now: datetime = NOW,
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
+        redirect_to: str | None = None,
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
@@ -194,6 +198,7 @@ class Pair:
             "wall_now": wall_now,
             "forces_encapsulation": forces_encapsulation,
             "token_secret": token_secret,
+            "redirect_to": redirect_to,
         }
         self.i = Host("i", (), seed, **common)
         self.r = Host("r", connections, seed + 1, lease, limits, **common)
@@ -298,6 +303,8 @@ class Pair:
                 host.endpoint.answer(output, host.last_in, self.now)
             case Trace():
                 host.traces.append(output)
+            case Redirected():
+                host.facts.append(output)
             case ReauthenticationDue():
                 host.facts.append(output)
                 self._reauthenticate(host, output.sa)

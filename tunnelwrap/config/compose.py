@@ -41,9 +41,20 @@ def connection_policies(file: File) -> tuple[ConnectionPolicy, ...]:
         connection = file.connection
         policy = _policy(file.client.gateway, connection, connection.child)
         wishes = connection.requests_ipv4, connection.requests_ipv6
-        return (replace(policy, requests_ipv4=wishes[0], requests_ipv6=wishes[1]),)
+        return (
+            replace(
+                policy,
+                requests_ipv4=wishes[0],
+                requests_ipv6=wishes[1],
+                follows_redirects=connection.follows_redirects,
+            ),
+        )
     return tuple(
-        replace(_policy(name, connection, connection.child), pool=connection.pool)
+        replace(
+            _policy(name, connection, connection.child),
+            pool=connection.pool,
+            redirect_to=connection.redirect_to,
+        )
         for name, connection in file.connections.items()
     )
 

@@ -229,6 +229,7 @@ class Gateway(Section):
     half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
     cookie_threshold: Amount = _LIMITS.cookie_threshold
     child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
+    redirect_to: Host | None = None
     control_socket: FileName
     state_directory: FileName
 
@@ -261,6 +262,7 @@ class GatewayConnection(Connection):
     """Clients that may connect."""
 
     pool: PoolName | None = None
+    redirect_to: Host | None = None
     child: GatewayChild = GatewayChild()
 
 
@@ -310,6 +312,7 @@ class ClientConnection(Connection):
 
     requests_ipv4: bool = True
     requests_ipv6: bool = True
+    follows_redirects: bool = True
     child: ClientChild = ClientChild()
 
 

@@ -11,6 +11,7 @@ Owns: the driver, the host's changes, the control socket.
 import asyncio
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ from tunnelwrap.errors import (
     ConnectFailed,
     DataPlaneError,
     PeerRefused,
+    RedirectedTo,
     TransportError,
     TunnelwrapError,
 )
@@ -69,6 +71,8 @@ CLOSE_S: Final = 2.0  # how long the gateway may take to answer our delete
 SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
 REDIAL_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before tries; the last again and again
 REAUTHENTICATE_S: Final = 10.0  # for a new IKE SA while the old one still serves
+MAX_REDIRECTS: Final = 5
+REDIRECT_LOOP_S: Final = 300.0  # so many within this time are a loop. RFC 5685 §7
 RECONNECT_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 Tell = Callable[[Event], None]
@@ -114,6 +118,9 @@ class Client:
         self._way: Way | None = None
         self._retired: set[Way] = set()  # replaced; their deletes are under way
         self._addresses: list[IpAddress] = []  # of the gateway
+        self._target = self._settings.gateway  # or to which that one has sent us
+        self._redirected_from: IpAddress | None = None
+        self._redirects: deque[float] = deque(maxlen=MAX_REDIRECTS)  # when we were sent
         self._inside: Inside | None = None  # what the host is configured for
         self._host = Host(name, self._settings.state_directory)
         plane = UserspacePlane(self._host.tun, self._loop, self._expired, MAX_TUN_MTU)
@@ -163,11 +170,46 @@ class Client:
         way = await self._establish()
         while True:
             end = await self._keep(way)
+            if isinstance(end, RedirectedTo):
+                way = await self._move(end)
+                continue
             if not end.is_failure:
                 raise ConnectFailed(f"the gateway ended the tunnel: {end.reason}")
             logger.warning("lost the gateway (%s), looking for it", end.reason)
             self._tell(Lost(reason=end.reason))
             way = await self._reestablish()
+
+    async def _move(self, redirect: RedirectedTo) -> Way:
+        """Go where the gateway sends us; if there is nobody, back to where we came from."""
+        self._started = self._loop.time()
+        try:
+            await self._follow(redirect)
+            return await self._establish()
+        except TransportError as error:
+            logger.warning("no way to %s: %s", redirect.gateway, error)
+            self._target, self._redirected_from = self._settings.gateway, None
+            return await self._reestablish()
+
+    async def _follow(self, redirect: RedirectedTo) -> None:
+        """Turn to another gateway, under the same policy. RFC 5685 §3, §7.
+
+        Raises:
+            ConnectFailed: they send us round in circles, or it has no address.
+        """
+        now, past = self._loop.time(), self._redirects
+        if len(past) == MAX_REDIRECTS and now - past[0] < REDIRECT_LOOP_S:
+            raise ConnectFailed(f"redirected {MAX_REDIRECTS} times in a row, at last from here")
+        past.append(now)
+        logger.info("the gateway sends us to %s", redirect.gateway)
+        came_from = self._addresses[0]
+        self._addresses = await resolve(redirect.gateway)
+        self._target, self._redirected_from = redirect.gateway, came_from
+        self._admit_gateway()
+
+    def _admit_gateway(self) -> None:
+        """The gateway has other addresses: they must be reached outside the tunnel."""
+        if self._inside is not None:
+            self._configure_host(replace(self._inside, gateways=self._gateways))
 
     async def _reestablish(self) -> Way:
         for number, pause in enumerate(chain(RECONNECT_S, repeat(RECONNECT_S[-1]))):
@@ -188,21 +230,35 @@ class Client:
         that nothing leaves in clear meanwhile; but a new address must be reached outside.
         """
         try:
-            self._addresses = await resolve(self._settings.gateway)
+            self._addresses = await resolve(self._target)
         except TransportError as error:
             logger.debug("= %s", error)
             return
-        if self._inside is not None:
-            self._configure_host(replace(self._inside, gateways=self._gateways))
+        self._admit_gateway()
 
     # --- the ladder --------------------------------------------------------------------------
 
     async def _establish(self) -> Way:
+        """Connect, at the gateway or wherever it sends us, each time from the first rung on.
+
+        Raises:
+            AllCarriersFailed: no rung was answered.
+            PeerRefused: the gateway does not want us.
+            ConnectFailed: gateways send us round in circles.
+        """
+        while True:
+            try:
+                return await self._climb_ladder()
+            except RedirectedTo as redirect:
+                await self._follow(redirect)
+
+    async def _climb_ladder(self) -> Way:
         """Climb until a rung has an IKE SA with a Child SA, and configure the host for it.
 
         Raises:
             AllCarriersFailed: no rung was answered.
             PeerRefused: the gateway does not want us.
+            RedirectedTo: it wants us elsewhere.
         """
         self._attempts = []
         rungs = self._rungs()
@@ -221,7 +277,7 @@ class Client:
 
     async def _climb(self, rungs: Sequence[Rung]) -> Way:
         try:
-            won = await climb(rungs, self._knock, self._note)
+            won = await climb(rungs, self._knock, self._note, final=(RedirectedTo,))
         except AllCarriersFailed as error:
             raise AllCarriersFailed(self._failures()) from error
         return won.value
@@ -261,7 +317,11 @@ class Client:
         """Send a fresh IKE_SA_INIT and wait for its answer."""
         try:
             way.sa = self._driver.initiate(
-                self._policy, way.first, way.floats_to, replaces=replaces
+                self._policy,
+                way.first,
+                way.floats_to,
+                replaces=replaces,
+                redirected_from=self._redirected_from,
             )
             self._ways[way.sa] = way
             await way.answered
@@ -309,7 +369,7 @@ class Client:
 
     @property
     def _server_name(self) -> str:
-        return self._settings.server_name or self._settings.gateway
+        return self._settings.server_name or self._target
 
     async def _authenticate(self, way: Way, *, is_last: bool) -> outputs.Established:
         """Go on with IKE_AUTH; on UDP not for long, as long as there are other carriers.
@@ -384,15 +444,22 @@ class Client:
             self._host.apply(inside.changes(self._host.tun.name))
             self._inside = inside
 
-    async def _keep(self, way: Way) -> outputs.Closed:
-        """Open a broken stream again as often as it breaks, until the IKE SA ends."""
+    async def _keep(self, way: Way) -> outputs.Closed | RedirectedTo:
+        """Open a broken stream again as often as it breaks, until the IKE SA ends or we must go."""
         while way.end is None:
             await way.changed.wait()
             way.changed.clear()
+            if way.redirect is not None:
+                break
             if way.is_lost and way.end is None:
                 await self._redial(way)
             elif way.is_due and way.end is None:
                 way = await self._reauthenticate(way)
+        if way.redirect is not None:  # it goes when its delete is answered
+            self._retired.add(way)
+            self._bury(way)
+            return way.redirect
+        assert way.end is not None, "the loop has ended"
         self._forget(way)
         return way.end
 
@@ -402,6 +469,11 @@ class Client:
         try:
             async with asyncio.timeout(REAUTHENTICATE_S):
                 new, established = await self._replacement(old)
+        except RedirectedTo as redirect:
+            self._driver.close_sa(old.sa, str(redirect))
+            old.redirect = redirect
+            old.changed.set()
+            return old
         except (TunnelwrapError, TimeoutError) as error:
             logger.warning("could not authenticate again yet: %s", str(error) or "no answer")
             return old

@@ -33,6 +33,7 @@ from tunnelwrap.ike.outputs import (
     Moved,
     Output,
     ReauthenticationDue,
+    Redirected,
     Rekeyed,
     RemoveChildSa,
     Trace,
@@ -40,7 +41,7 @@ from tunnelwrap.ike.outputs import (
     UseOutbound,
 )
 from tunnelwrap.ike.policy import ConnectionPolicy
-from tunnelwrap.path import Datagram, Path
+from tunnelwrap.path import Datagram, IpAddress, Path
 from tunnelwrap.transport import Transport
 from tunnelwrap.wire.esp import NAT_KEEPALIVE, NON_ESP_MARKER
 
@@ -50,7 +51,14 @@ KEEPALIVE_S = 20.0  # RFC 3948 §4
 RETRY_S = 1.0  # after an internal error in a timer
 
 Fact = (
-    Answered | Established | InstallChildSa | Rekeyed | ReauthenticationDue | ChildRefused | Closed
+    Answered
+    | Established
+    | InstallChildSa
+    | Rekeyed
+    | ReauthenticationDue
+    | Redirected
+    | ChildRefused
+    | Closed
 )
 Observer = Callable[[Fact], None]
 LeaseAnswerer = Callable[[AskLease], Lease | Refusal]
@@ -143,6 +151,7 @@ class Driver:
         floats_to: Transport | None = None,
         *,
         replaces: int | None = None,
+        redirected_from: IpAddress | None = None,
     ) -> int:
         """Begin an IKE SA over a transport, perhaps to replace another; gives its name."""
         self.attach(transport)
@@ -154,6 +163,7 @@ class Driver:
             self._loop.time(),
             floats_to=floats_to.path if floats_to else None,
             replaces=replaces,
+            redirected_from=redirected_from,
         )
         self._drain()
         return sa
@@ -173,6 +183,14 @@ class Driver:
         """End an IKE SA with a delete."""
         self._endpoint.close(sa, reason, self._loop.time())
         self._drain()
+
+    def redirect_all(self, gateway: str) -> int:
+        """Send all peers, and whoever comes, to another gateway; how many go. RFC 5685."""
+        self._endpoint.redirect_newcomers(gateway)
+        now = self._loop.time()
+        count = sum(self._endpoint.redirect(sa, gateway, now) for sa in list(self.live))
+        self._drain()
+        return count
 
     def abandon(self, sa: int, reason: str) -> None:
         """Forget an IKE SA without a word."""
@@ -291,6 +309,7 @@ class Driver:
                 | Established()
                 | Rekeyed()
                 | ReauthenticationDue()
+                | Redirected()
                 | ChildRefused()
                 | Closed()
             ):

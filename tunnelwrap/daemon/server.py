@@ -86,6 +86,7 @@ class Server:
             limits=limits(file.gateway),
             token_secret=lasting_secret(state / "crash-tokens"),
         )
+        endpoint.redirect_newcomers(file.gateway.redirect_to)
         self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease)
         self._driver.find_udp_by(self._udp_transport)
         self._udp: list[UdpListener] = []

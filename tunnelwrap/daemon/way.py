@@ -3,7 +3,13 @@
 import asyncio
 from typing import TypeVar
 
-from tunnelwrap.errors import PathClosed, PeerRefused, TransportError, TunnelwrapError
+from tunnelwrap.errors import (
+    PathClosed,
+    PeerRefused,
+    RedirectedTo,
+    TransportError,
+    TunnelwrapError,
+)
 from tunnelwrap.ike.outputs import (
     Answered,
     ChildRefused,
@@ -11,6 +17,7 @@ from tunnelwrap.ike.outputs import (
     Established,
     InstallChildSa,
     ReauthenticationDue,
+    Redirected,
 )
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.dial import Rung
@@ -39,6 +46,7 @@ class Way:
         "established",
         "is_due",
         "is_lost",
+        "redirect",
         "refusal",
         "rung",
         "sa",
@@ -55,6 +63,7 @@ class Way:
         self.is_lost = False
         self.is_due = False  # an IKE SA that replaces this one is to be begun
         self.end: Closed | None = None
+        self.redirect: RedirectedTo | None = None
         self.refusal = ""  # why there is no Child SA
         self._transports = [transport] if floats_to is None else [transport, floats_to]
 
@@ -75,7 +84,13 @@ class Way:
 
     def take(
         self,
-        fact: Answered | Established | InstallChildSa | ReauthenticationDue | ChildRefused | Closed,
+        fact: Answered
+        | Established
+        | InstallChildSa
+        | ReauthenticationDue
+        | Redirected
+        | ChildRefused
+        | Closed,
     ) -> None:
         """The core says something about the IKE SA."""
         match fact:
@@ -88,6 +103,9 @@ class Way:
             case ReauthenticationDue():
                 self.is_due = True
                 self.changed.set()
+            case Redirected():
+                self.redirect = RedirectedTo(fact.gateway)
+                self._fail(self.redirect)
             case ChildRefused():
                 self.refusal = fact.reason
                 _settle(self.decided, None)

@@ -94,6 +94,12 @@ class Children:
             child.uses_outbound = True
             self._context.emit(UseOutbound(self._sa_id, spi_in))
 
+    def use_all(self) -> None:
+        """Nothing else carries packets any more."""
+        for spi_in, child in list(self._table.items()):
+            if child.state in {ChildState.INSTALLED, ChildState.REKEYING}:
+                self.use_outbound(spi_in)
+
     def supersede(self, spi_in: int, successor: int | None) -> None:
         """Another Child SA carries the packets; this one waits for its delete or its hard limit.
 

@@ -29,6 +29,7 @@ class Context:
         "limits",
         "peers",
         "random",
+        "redirect_to",
         "token_secret",
         "wall_clock",
     )
@@ -47,6 +48,7 @@ class Context:
         self.forces_encapsulation = forces_encapsulation
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
+        self.redirect_to: str | None = None  # the gateway for whoever comes. RFC 5685
         self.token_secret: Secret | None = None  # of tokens that we make. RFC 6290
         self._outputs: list[Output] = []
         self._spis: set[int] = set()

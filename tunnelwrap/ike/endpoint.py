@@ -12,7 +12,7 @@ from typing import Final
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
-from tunnelwrap.ike import crash, machine, sa_init
+from tunnelwrap.ike import crash, machine, redirect, sa_init
 from tunnelwrap.ike.context import Context, Random, WallClock
 from tunnelwrap.ike.half_open import HalfOpen, Place
 from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
@@ -20,7 +20,7 @@ from tunnelwrap.ike.policy import ChildPolicy, ConnectionPolicy, Limits
 from tunnelwrap.ike.rules import IkeState
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.ike.timers import Timer
-from tunnelwrap.path import Datagram, Path
+from tunnelwrap.path import Datagram, IpAddress, Path
 from tunnelwrap.wire.message import (
     HEADER_LENGTH,
     MAJOR_VERSION,
@@ -151,6 +151,7 @@ class Endpoint:
         *,
         floats_to: Path | None = None,
         replaces: int | None = None,
+        redirected_from: IpAddress | None = None,
     ) -> int:
         """Begin an IKE SA with IKE_SA_INIT; gives the name by which outputs speak of it.
 
@@ -158,9 +159,11 @@ class Endpoint:
         several attempts over different carriers only one need prove itself.
         ``floats_to`` is the path on UDP port 4500 that belongs to one on port 500.
         ``replaces`` is the name of an IKE SA that ends once this one is established.
+        ``redirected_from`` is the gateway that has sent us to this one.
         """
         sa = IkeSa(self._context, (connection,), path, self._register, is_initiator=True)
         sa.floats_to, sa.reauthenticates = floats_to, replaces
+        sa.redirected_from = redirected_from
         self._register(sa)
         machine.initiate(sa, now)
         self._settle(sa.id, now)
@@ -222,6 +225,20 @@ class Endpoint:
         """
         machine.new_child(self._established(sa_id), child, now)
         self._settle(sa_id, now)
+
+    def redirect(self, sa_id: int, gateway: str, now: float) -> bool:
+        """Send a peer to another gateway; False where it does not follow. RFC 5685 §5.
+
+        Raises:
+            UsageError: there is no such IKE SA, or it is not established.
+        """
+        is_sent = redirect.send_away(self._established(sa_id), gateway)
+        self._settle(sa_id, now)
+        return is_sent
+
+    def redirect_newcomers(self, gateway: str | None) -> None:
+        """From now on send all that come, and can follow, to another gateway; None: serve them."""
+        self._context.redirect_to = gateway
 
     def outputs(self) -> list[Output]:
         """Everything to do, in order; the queue is empty afterwards."""
@@ -298,7 +315,7 @@ class Endpoint:
 
     def _refuse(self, message: Message, path: Path, refusal: Refusal) -> None:
         name = name_of(NotifyType, refusal.notify)
-        is_routine = refusal.notify == NotifyType.INVALID_KE_PAYLOAD
+        is_routine = refusal.notify in {NotifyType.INVALID_KE_PAYLOAD, NotifyType.REDIRECT}
         level = "debug" if is_routine else "warning"
         self._context.trace(None, level, f"IKE_SA_INIT from {path} refused with {name}: {refusal}")
         reply = Message(

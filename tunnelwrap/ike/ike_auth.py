@@ -23,7 +23,7 @@ from tunnelwrap.iana import (
     PayloadType,
     name_of,
 )
-from tunnelwrap.ike import childless, crash, reauthentication
+from tunnelwrap.ike import childless, crash, reauthentication, redirect
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
@@ -39,7 +39,9 @@ from tunnelwrap.ike.uniqueness import (
     honour,
     inherited_lease,
     initial_contact,
+    is_replacing,
     replace_others,
+    switch_later,
 )
 from tunnelwrap.ike.window import RequestWindow
 from tunnelwrap.path import IpAddress
@@ -110,6 +112,8 @@ class IkeAuth:
         configuration = message.find(Configuration)
         if configuration is not None and configuration.cfg_type == CfgType.REPLY:
             sa.lease_local = lease_of(configuration)
+        if self._is_sent_away(sa, message, now):
+            return Next.DONE
         child = self._child_of(sa, self._offer, message) if self._offer is not None else None
         sa.establish(now)
         reauthentication.schedule(sa, now)
@@ -118,6 +122,17 @@ class IkeAuth:
         self._begin_children(sa, child, message, now)
         reauthentication.take_over(sa)
         return Next.DONE
+
+    def _is_sent_away(self, sa: IkeSa, message: Message, now: float) -> bool:
+        """RFC 5685 §6: both are authenticated, and the IKE SA is there to be deleted."""
+        if message.find(SaPayload) is not None or message.notify(NotifyType.REDIRECT) is None:
+            return False
+        if self._offer is not None:
+            sa.context.release_spi(self._offer.spi_in)
+        sa.establish(now)
+        if not redirect.is_auth_redirect(sa, message):
+            raise InvalidSyntax("a redirect that was not asked for")
+        return True
 
     def _child_of(
         self, sa: IkeSa, offer: ChildOffer, message: Message
@@ -172,6 +187,12 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     childless.check_request(policy, message)
     admit(sa, message)
     crash.take(sa, message)
+    elsewhere = redirect.away(sa, now)
+    if elsewhere:
+        identity = _id_payload(PayloadType.ID_R, policy.local.identity)
+        certificates, auth = prove(sa, policy.local, identity)
+        sa.establish(now)
+        return [identity, *certificates, auth, *elsewhere]
     wishes = requested(message.find(Configuration))
     if policy.pool is None or wishes is None:
         return resume(sa, message, None, now)
@@ -246,7 +267,10 @@ def _answer_child(
         name = name_of(NotifyType, refusal.notify)
         sa.context.emit(ChildRefused(sa.id, policy.name, f"{name} for {sa.peer}: {refusal}"))
         return [Notify.of(refusal.notify, refusal.data)]
-    sa.children.install(child, policy.child, now, use_outbound=True, replaces=None)
+    is_first = not is_replacing(sa)
+    sa.children.install(child, policy.child, now, use_outbound=is_first, replaces=None)
+    if not is_first:
+        switch_later(sa, child, now)
     return [*reply_of(lease), *security, *behind]
 
 

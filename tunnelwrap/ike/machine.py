@@ -21,7 +21,7 @@ from tunnelwrap.errors import (
     WireError,
 )
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
-from tunnelwrap.ike import crash, create_child, ike_auth, informational, reauthentication
+from tunnelwrap.ike import crash, create_child, ike_auth, informational, reauthentication, redirect
 from tunnelwrap.ike.create_child import (
     CreateChild,
     RekeyChild,
@@ -330,6 +330,7 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
         reauthentication.obey(sa, message, now)
         crash.take(sa, message)
         crash.report(sa, message)
+        redirect.take(sa, message)
 
 
 def _notify_of(refusal: Refusal) -> Notify:

@@ -104,6 +104,14 @@ class ReauthenticationDue:
 
 
 @dataclass(frozen=True, slots=True)
+class Redirected:
+    """The peer sends us to another gateway, a name or an address; this IKE SA ends. RFC 5685."""
+
+    sa: SaId
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rekeyed:
     """The IKE SA has new SPIs and keys."""
 
@@ -179,6 +187,7 @@ Output = (
     | Answered
     | Established
     | Rekeyed
+    | Redirected
     | ReauthenticationDue
     | ChildRefused
     | Closed

@@ -122,6 +122,8 @@ class ConnectionPolicy:
     unique: Unique = Unique.REPLACE
     reauth_s: float | None = None  # how long a proof of identity is good
     childless: Childless = Childless.ACCEPT
+    follows_redirects: bool = True  # as initiator. RFC 5685
+    redirect_to: str | None = None  # as responder: the gateway for these peers
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,7 @@ class IkeSa:
         "lease_peer",
         "nat",
         "path",
+        "peer_follows_redirects",
         "peer_identity",
         "peer_token",
         "pending",
@@ -114,6 +115,7 @@ class IkeSa:
         "queue",
         "reauth_at",
         "reauthenticates",
+        "redirected_from",
         "replaced_by",
         "replaces",
         "requests",
@@ -143,6 +145,8 @@ class IkeSa:
     ended_early: set[int]  # outbound SPIs that were deleted before the response that has them
     reauthenticates: int | None  # the name of the IKE SA that this one shall replace
     reauth_at: float | None  # when the proofs of identity are too old
+    peer_follows_redirects: bool  # RFC 5685
+    redirected_from: IpAddress | None  # the gateway that has sent us here
     peer_token: Secret | None  # what the peer shows when it has lost its state. RFC 6290
     suspect_again_at: float  # until then hints of strangers count for nothing
     exchange: Exchange | None  # what waits for a response
@@ -182,7 +186,8 @@ class IkeSa:
         self.exchange, self.queue = None, deque()
         self.ask = self.pending = self.activity_ask = None
         self.last_heard = self.suspect_again_at = 0.0
-        self.peer_token = None
+        self.peer_token = self.redirected_from = None
+        self.peer_follows_redirects = False
 
     def __str__(self) -> str:
         return f"{self.spi_i.hex()}_i {self.spi_r.hex()}_r"
@@ -314,6 +319,7 @@ class IkeSa:
         new.nat, new.claimed, new.peer_identity = self.nat, self.claimed, self.peer_identity
         new.lease_local, new.lease_peer = self.lease_local, self.lease_peer
         new.reauth_at = self.reauth_at
+        new.peer_follows_redirects = self.peer_follows_redirects
         new.become(IkeState.AUTHENTICATING)
         new.become(IkeState.ESTABLISHED)
         self._register(new)
@@ -346,6 +352,8 @@ class IkeSa:
         self.timers.stop_all()
         self.queue.clear()
         self.exchange = None
+        for other in self.context.peers.others(self):
+            other.children.use_all()
         self.children.remove_all()
         self.requests.withdraw()
         if self.replaced_by is not None:

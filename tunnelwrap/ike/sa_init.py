@@ -12,7 +12,7 @@ from tunnelwrap.crypto.signature import OUR_HASHES
 from tunnelwrap.crypto.suite import IkeSuite
 from tunnelwrap.errors import InvalidKe, InvalidSyntax, Malformed, PeerRefused, Refusal
 from tunnelwrap.iana import CertEncoding, ExchangeType, KeMethod, NotifyType, TransformType, name_of
-from tunnelwrap.ike import childless
+from tunnelwrap.ike import childless, redirect
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
     is_choice_of,
@@ -73,6 +73,7 @@ class SaInit:
             KeyExchange(self._method, self._key.public),
             Nonce(self._nonce),
             *_abilities(sa),
+            *redirect.support(sa),
         ]
         if self._cookie is not None:
             payloads.insert(0, Notify.of(NotifyType.COOKIE, self._cookie))
@@ -90,6 +91,8 @@ class SaInit:
             self._restarts += 1
         if restart is not None:
             return restart
+        if redirect.is_init_redirect(sa, message, self._nonce):
+            return Next.DONE
         refuse_errors(message)
         check_occurrence(message)
         childless.check_support(sa.chosen_policy, message)
@@ -181,6 +184,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
         Refusal: the SA is not to be kept; the Notify goes back in clear.
     """
     check_occurrence(message)
+    redirect.check_init(sa, message)
     offers = [p for payload in message.all(SaPayload) for p in payload.proposals]
     proposals = [p for connection in sa.connections for p in connection.proposals]
     chosen = choose_proposal(offers, proposals)
@@ -213,6 +217,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
     ).encode()
     handshake = Handshake(nonce.data, n_r, octets, response, _hashes(message), chosen)
     install_keys(sa, suite, handshake, shared)
+    sa.peer_follows_redirects = redirect.is_followed(message)
     sa.become(IkeState.AUTHENTICATING)
     return response
 

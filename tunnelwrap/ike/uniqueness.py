@@ -5,6 +5,7 @@ from typing import Final
 from tunnelwrap.auth.identity import NOBODY
 from tunnelwrap.errors import AuthenticationFailed
 from tunnelwrap.iana import NotifyType
+from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.outputs import Lease
 from tunnelwrap.ike.policy import Unique
 from tunnelwrap.ike.sa import IkeSa
@@ -15,6 +16,10 @@ from tunnelwrap.wire.payloads import Notify, Payload
 REPLACED_S: Final = 3.0
 """How long the old IKE SA lives beside the one that replaces it: what is under way in it arrives,
 and a peer that authenticates itself again may delete it on its own. RFC 7296 §2.8.3."""
+
+
+SWITCH_S: Final = 0.5
+"""How long we still send in the old one: the response that makes the new one is on its way."""
 
 
 def initial_contact(sa: IkeSa) -> list[Payload]:
@@ -56,6 +61,16 @@ def replace_others(sa: IkeSa, now: float) -> None:
     for other in rivals(sa):
         other.timers.arm(Timer.REPLACED, now + REPLACED_S)
         sa.context.touch(other.id)
+
+
+def switch_later(sa: IkeSa, child: ChildSa, now: float) -> None:
+    """Send through a Child SA that replaces another's only when the peer is sure to have it."""
+    sa.children.timers.arm(Timer.USE_OUTBOUND, now + SWITCH_S, child.spi_in)
+
+
+def is_replacing(sa: IkeSa) -> bool:
+    """True where an IKE SA of the same peer still serves, and is to be replaced by this one."""
+    return sa.chosen_policy.unique is Unique.REPLACE and bool(rivals(sa))
 
 
 def rivals(sa: IkeSa) -> list[IkeSa]:

@@ -20,6 +20,7 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 NAMES = ("gateway.toml", "client.toml", "gateway-psk.toml", "client-psk.toml")
 REFERENCES: dict[str, type[BaseModel]] = {"gateway.toml": GatewayFile, "client.toml": ClientFile}
 WITHOUT_DEFAULT = {
+    *("gateway.redirect_to", "connections.clients.redirect_to"),
     *("client.server_name", "connection.psk", "connection.psk_file", "connection.psk_env"),
     *(f"connections.clients.{key}" for key in ("psk", "psk_file", "psk_env")),
 }
