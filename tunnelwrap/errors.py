@@ -137,6 +137,12 @@ class Redirected(Refusal):
     notify = NotifyType.REDIRECT
 
 
+class TicketRefused(Refusal):
+    """A ticket is not taken: it is old, used, or not ours. RFC 5723 §4.3.2."""
+
+    notify = NotifyType.TICKET_NACK
+
+
 class InvalidSyntax(Refusal):
     """An authenticated message breaks the RFC's syntax. RFC 7296 §3.10.1."""
 

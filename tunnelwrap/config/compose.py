@@ -89,6 +89,7 @@ def _policy(
         reauth_s=connection.reauth_s or None,
         unique=Unique(connection.unique),
         childless=Childless(connection.childless),
+        resumption=connection.resumption,
         retransmission=Retransmission(
             times.timeout_s, times.factor, times.tries, times.reliable_timeout_s
         ),

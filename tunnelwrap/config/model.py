@@ -166,6 +166,7 @@ class Connection(Section):
     fragment_size: Annotated[int, Field(ge=256, le=65535)] = 1280
     reauth_s: Lifetime = 0.0
     unique: Literal["replace", "keep", "never"] = "replace"
+    resumption: bool = True
     childless: Literal["never", "accept", "require"] = "accept"
     local: Local = Field(description="a table with our id")
     peer: Peer = Field(description="a table with the peer's id")

@@ -35,6 +35,11 @@ def skeyseed_rekey(
     return Secret(prf_old.compute(sk_d_old.reveal(), shared.reveal() + n_i + n_r))
 
 
+def skeyseed_resume(prf: Prf, sk_d_old: Secret, n_i: bytes, n_r: bytes) -> Secret:
+    """SKEYSEED of a resumed IKE SA: prf(SK_d old, "Resumption" | Ni | Nr). RFC 5723 §5.1."""
+    return Secret(prf.compute(sk_d_old.reveal(), b"Resumption" + n_i + n_r))
+
+
 def ike_keys(  # the formula has six inputs
     suite: IkeSuite, seed: Secret, n_i: bytes, n_r: bytes, spi_i: bytes, spi_r: bytes
 ) -> IkeKeys:

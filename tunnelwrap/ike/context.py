@@ -8,6 +8,7 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.ike.outputs import Output, Trace
 from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
+from tunnelwrap.ike.ticket import HeldTicket, TicketOffice
 
 Random = Callable[[int], bytes]
 WallClock = Callable[[], datetime]
@@ -26,10 +27,12 @@ class Context:
         "_touched",
         "counters",
         "forces_encapsulation",
+        "held_tickets",
         "limits",
         "peers",
         "random",
         "redirect_to",
+        "tickets",
         "token_secret",
         "wall_clock",
     )
@@ -48,6 +51,8 @@ class Context:
         self.forces_encapsulation = forces_encapsulation
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
+        self.tickets = TicketOffice(random)
+        self.held_tickets: dict[str, HeldTicket] = {}  # by connection; the shell keeps none
         self.redirect_to: str | None = None  # the gateway for whoever comes. RFC 5685
         self.token_secret: Secret | None = None  # of tokens that we make. RFC 6290
         self._outputs: list[Output] = []
@@ -77,6 +82,12 @@ class Context:
         """The names of those that were touched since the last call."""
         touched, self._touched = sorted(self._touched), set()
         return touched
+
+    def drop_ticket(self, connection: str, sa: int) -> None:
+        """The ticket that came with an IKE SA of ours is worth nothing any more. RFC 5723 §6.2."""
+        held = self.held_tickets.get(connection)
+        if held is not None and held.session.sa == sa:
+            del self.held_tickets[connection]
 
     def new_sa_id(self) -> int:
         """A name for a new IKE SA, never given twice."""

@@ -21,7 +21,7 @@ from tunnelwrap.errors import (
     TemporaryFailure,
 )
 from tunnelwrap.iana import ExchangeType, KeMethod, NotifyType, ProtocolId, TransformType, name_of
-from tunnelwrap.ike import crash
+from tunnelwrap.ike import crash, resumption
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child, selectors_of
 from tunnelwrap.ike.collision import Nonces, ours_is_redundant
@@ -254,6 +254,7 @@ class RekeyIke:
             SaPayload(numbered(proposals, self._spi)),
             Nonce(self._nonce),
             KeyExchange(self._key.method, self._key.public),
+            *resumption.ask(sa),
         ]
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:
@@ -278,6 +279,7 @@ class RekeyIke:
             return Next.DONE
         adopt(new, now)
         crash.renew(new)
+        resumption.keep(new, message, now)
         sa.enqueue(CloseIke("rekeyed"))
         if theirs is not None:  # the peer deletes it
             theirs.replaces = None
@@ -356,6 +358,7 @@ def adopt(new: IkeSa, now: float) -> None:
     old.hand_over(new)
     old.timers.arm(Timer.SUPERSEDED, now + SUPERSEDED_S)
     new.start_lifetime(now)
+    resumption.renew(new)
     new.context.emit(
         Rekeyed(new.id, int.from_bytes(new.spi_i, "big"), int.from_bytes(new.spi_r, "big"))
     )
@@ -429,8 +432,9 @@ def _answer_rekey_ike(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         sa.exchange.crossed = (Nonces(n_i, n_r), new)
     else:
         adopt(new, now)
+    status = [*crash.offer(new), *resumption.give(new, message, now)]
     security = SaPayload((replace(chosen, spi=spi),))
-    return [security, Nonce(n_r), KeyExchange(suite.ke, public), *crash.offer(new)]
+    return [security, Nonce(n_r), KeyExchange(suite.ke, public), *status]
 
 
 def _install_rekeyed(
@@ -439,7 +443,7 @@ def _install_rekeyed(
     old_suite, old_keys, _ = old.agreed
     suite = IkeSuite.from_proposal(chosen)
     seed = skeyseed_rekey(old_suite.prf_function(), old_keys.sk_d, shared, *nonces)
-    new.suite = suite
+    new.suite, new.chosen = suite, chosen
     new.keys = ike_keys(suite, seed, *nonces, new.spi_i, new.spi_r)
     new.protection = Protection(
         suite, new.keys, is_initiator=new.is_initiator, random=new.context.random

@@ -12,7 +12,7 @@ from typing import Final
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
-from tunnelwrap.ike import crash, machine, redirect, sa_init
+from tunnelwrap.ike import crash, machine, redirect, resumption, sa_init
 from tunnelwrap.ike.context import Context, Random, WallClock
 from tunnelwrap.ike.half_open import HalfOpen, Place
 from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
@@ -33,6 +33,9 @@ from tunnelwrap.wire.payloads import Notify
 from tunnelwrap.wire.reader import Reader
 
 _NO_SPI = bytes(8)
+ROUTINE: Final = frozenset(
+    {NotifyType.INVALID_KE_PAYLOAD, NotifyType.REDIRECT, NotifyType.TICKET_NACK}
+)
 STRAY_PER_S: Final = 10.0  # messages in answer to what is of no SA. RFC 7296 §2.21.4
 STRAY_BURST: Final = 20.0
 
@@ -300,7 +303,10 @@ class Endpoint:
         )
         self._context.trace(sa.id, "debug", f"< {message} from {datagram.path}")
         try:
-            response = sa_init.answer(sa, message, datagram.octets)
+            if header.exchange == ExchangeType.IKE_SESSION_RESUME:
+                response = resumption.answer(sa, message, datagram.octets, now)
+            else:
+                response = sa_init.answer(sa, message, datagram.octets)
         except Refusal as refusal:
             self._refuse(message, datagram.path, refusal)
             return
@@ -309,19 +315,21 @@ class Endpoint:
         self._register(sa)
         self._initial[datagram.octets] = sa
         self._half_open.enter(sa.id, place)
-        self._context.trace(sa.id, "debug", f"> IKE_SA_INIT response to {datagram.path}")
+        exchange = name_of(ExchangeType, header.exchange)
+        self._context.trace(sa.id, "debug", f"> {exchange} response to {datagram.path}")
         sa.transmit(response)
         self._settle(sa.id, now)
 
     def _refuse(self, message: Message, path: Path, refusal: Refusal) -> None:
         name = name_of(NotifyType, refusal.notify)
-        is_routine = refusal.notify in {NotifyType.INVALID_KE_PAYLOAD, NotifyType.REDIRECT}
+        is_routine = refusal.notify in ROUTINE
         level = "debug" if is_routine else "warning"
-        self._context.trace(None, level, f"IKE_SA_INIT from {path} refused with {name}: {refusal}")
+        exchange = name_of(ExchangeType, message.exchange)
+        self._context.trace(None, level, f"{exchange} from {path} refused with {name}: {refusal}")
         reply = Message(
             message.spi_i,
             _NO_SPI,
-            ExchangeType.IKE_SA_INIT,
+            message.exchange,
             is_response=True,
             is_initiator=False,
             message_id=0,
@@ -429,7 +437,7 @@ class _Peer:
 
 def _is_initial(header: IkeHeader) -> bool:
     return (
-        header.exchange == ExchangeType.IKE_SA_INIT
+        header.exchange in {ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME}
         and header.is_initiator
         and not header.is_response
         and header.spi_r == _NO_SPI

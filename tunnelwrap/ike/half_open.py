@@ -16,7 +16,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from tunnelwrap.errors import WireError
-from tunnelwrap.iana import ExchangeType, NotifyType
+from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike.context import Context
 from tunnelwrap.ike.cookie import Cookies, look
 from tunnelwrap.ike.outputs import Transmit
@@ -46,7 +46,7 @@ class HalfOpen:
         self._counts: Counter[Place] = Counter()
 
     def admit(self, header: IkeHeader, datagram: Datagram, now: float) -> Place | None:
-        """The place for one who sends IKE_SA_INIT; None: told all that it is to know."""
+        """The place for one who sends the first message; None: told all that it is to know."""
         path = datagram.path
         place = Place(_network_of(path.peer.ip), path.carrier.is_reliable)
         if not place.is_proved and self._must_prove(place):
@@ -102,7 +102,7 @@ class HalfOpen:
         reply = Message(
             header.spi_i,
             _NO_SPI,
-            ExchangeType.IKE_SA_INIT,
+            header.exchange,
             is_response=True,
             is_initiator=False,
             message_id=0,

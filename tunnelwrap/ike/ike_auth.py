@@ -23,7 +23,7 @@ from tunnelwrap.iana import (
     PayloadType,
     name_of,
 )
-from tunnelwrap.ike import childless, crash, reauthentication, redirect
+from tunnelwrap.ike import childless, crash, reauthentication, redirect, resumption
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
@@ -75,15 +75,16 @@ class IkeAuth:
         certificates, auth = prove(sa, policy.local, identity)
         if policy.childless is not Childless.REQUIRE:
             self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
-        wanted = policy.peer.identity.exact
+        wanted = sa.resumes.id_r if sa.resumes else policy.peer.identity.exact
         return [
             identity,
             *certificates,
-            *_certificate_request(policy),
+            *(() if sa.resumes else _certificate_request(policy)),
             *([_id_payload(PayloadType.ID_R, wanted)] if wanted else []),
             auth,
             *crash.offer(sa),
             *initial_contact(sa),
+            *resumption.ask(sa),
             *request_of(policy, _held_addresses(sa)),
             *(self._offer.security() if self._offer else ()),
             *(self._offer.selectors() if self._offer else ()),
@@ -105,6 +106,7 @@ class IkeAuth:
         sa.claimed = Identity(identity.id_type, identity.data)
         if not is_acceptable(policy.peer, sa.claimed):
             raise AuthenticationFailed(f"the peer is {sa.claimed}, expected {policy.peer.identity}")
+        resumption.check_responder(sa, sa.claimed)
         judge(sa, policy.peer, identity, auth, message.all(Certificate))
         sa.peer_identity = sa.claimed
         honour(sa, message)
@@ -118,6 +120,7 @@ class IkeAuth:
         sa.establish(now)
         reauthentication.schedule(sa, now)
         reauthentication.obey(sa, message, now)
+        resumption.keep(sa, message, now)
         announce(sa, sa.lease_local)
         self._begin_children(sa, child, message, now)
         reauthentication.take_over(sa)
@@ -180,11 +183,15 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     sa.claimed = Identity(identity.id_type, identity.data)
     if auth is None:
         raise AuthenticationFailed("the peer wants EAP, which no connection offers")
-    policy = _choose_connection(sa, message, sa.claimed, auth)
+    if sa.resumes is None:
+        policy = _choose_connection(sa, message, sa.claimed, auth)
+    else:
+        policy = resumption.check_initiator(sa, sa.resumes, sa.claimed)
     judge(sa, policy.peer, identity, auth, message.all(Certificate))
     sa.policy, sa.peer_identity = policy, sa.claimed
     sa.requests = RequestWindow(policy.retransmission)
     childless.check_request(policy, message)
+    resumption.spend(sa, now)
     admit(sa, message)
     crash.take(sa, message)
     elsewhere = redirect.away(sa, now)
@@ -223,6 +230,7 @@ def resume(sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: floa
     announce(sa, sa.lease_peer)
     replace_others(sa, now)
     status = [*crash.offer(sa), *reauthentication.lifetime(sa, now)]
+    status += resumption.give(sa, message, now)
     return [identity, *certificates, auth, *status, *_answer_child(sa, message, lease, now)]
 
 

@@ -21,7 +21,15 @@ from tunnelwrap.errors import (
     WireError,
 )
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
-from tunnelwrap.ike import crash, create_child, ike_auth, informational, reauthentication, redirect
+from tunnelwrap.ike import (
+    crash,
+    create_child,
+    ike_auth,
+    informational,
+    reauthentication,
+    redirect,
+    resumption,
+)
 from tunnelwrap.ike.create_child import (
     CreateChild,
     RekeyChild,
@@ -35,6 +43,7 @@ from tunnelwrap.ike.informational import CloseIke, DeleteChild, Liveness, delete
 from tunnelwrap.ike.opening import open_message
 from tunnelwrap.ike.outputs import AskActivity, Lease
 from tunnelwrap.ike.policy import ChildPolicy
+from tunnelwrap.ike.resumption import SessionResume
 from tunnelwrap.ike.rules import IkeState, is_legal
 from tunnelwrap.ike.sa import Exchange, IkeSa, Next
 from tunnelwrap.ike.sa_init import SaInit
@@ -81,7 +90,7 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
         _drop(sa, "reflected")
         return
     try:
-        if header.exchange == ExchangeType.IKE_SA_INIT:
+        if header.exchange in {ExchangeType.IKE_SA_INIT, ExchangeType.IKE_SESSION_RESUME}:
             _receive_init_response(sa, header, datagram, now)
         elif header.next_payload == PayloadType.NOTIFY:
             crash.receive_clear(sa, header, datagram.octets, now)
@@ -99,8 +108,9 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
 
 
 def initiate(sa: IkeSa, now: float) -> None:
-    """Begin with IKE_SA_INIT."""
-    sa.enqueue(SaInit(sa))
+    """Begin with IKE_SA_INIT, or with IKE_SESSION_RESUME if there is a ticket."""
+    ticket = resumption.ticket_for(sa, now)
+    sa.enqueue(SaInit(sa) if ticket is None else SessionResume(sa, ticket))
     pump(sa, now)
 
 
@@ -320,6 +330,8 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     if payloads is None:
         sa.pending = message
         return
+    if message.exchange == ExchangeType.INFORMATIONAL and refusal is None:
+        payloads = [*payloads, *resumption.give(sa, message, now)]
     _send_response(sa, message, payloads, path)
     if refusal is not None:
         _after_refusal(sa, message, refusal)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.iana import IdType
-from tunnelwrap.ike.rules import IkeState
 
 if TYPE_CHECKING:
     from tunnelwrap.ike.sa import IkeSa
@@ -49,15 +48,11 @@ class Peers:
         return self._by_id.get(sa_id)
 
     def others(self, sa: "IkeSa") -> "list[IkeSa]":
-        """Other IKE SAs between the same two identities, the oldest first."""
+        """Other IKE SAs between the same two identities, the oldest first; some may be ending."""
         key = _key_of(sa)
         if key is None:
             return []
-        return [
-            other
-            for other in self._by_key.get(key, {}).values()
-            if other.id != sa.id and other.state is IkeState.ESTABLISHED
-        ]
+        return [other for other in self._by_key.get(key, {}).values() if other.id != sa.id]
 
     def has(self, local: Identity, peer: IdentityPattern) -> bool:
         """True where there is one between us under this identity and such a peer."""

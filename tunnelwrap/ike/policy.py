@@ -122,6 +122,7 @@ class ConnectionPolicy:
     unique: Unique = Unique.REPLACE
     reauth_s: float | None = None  # how long a proof of identity is good
     childless: Childless = Childless.ACCEPT
+    resumption: bool = True  # by tickets, asked for or given. RFC 5723
     follows_redirects: bool = True  # as initiator. RFC 5685
     redirect_to: str | None = None  # as responder: the gateway for these peers
 

@@ -27,6 +27,10 @@ from tunnelwrap.wire.payloads import Auth, Certificate, IdPayload, Payload
 def prove(sa: IkeSa, local: LocalAuthentication, identity: IdPayload) -> tuple[list[Payload], Auth]:
     """Our CERT payloads and our AUTH payload."""
     octets = _octets(sa, identity, by_initiator=sa.is_initiator)
+    if sa.resumes is not None:
+        return [], Auth(
+            AuthMethod.SHARED_KEY, _resumed_auth(sa, octets, by_initiator=sa.is_initiator)
+        )
     if isinstance(local.credential, CertificateCredential):
         method, data = sign(local.credential.key, octets, _handshake(sa).peer_hashes)
         chain: list[Payload] = [
@@ -52,6 +56,10 @@ def judge(
         AuthenticationFailed: it proves nothing; the text names the cause.
     """
     octets = _octets(sa, identity, by_initiator=not sa.is_initiator)
+    if sa.resumes is not None:
+        if Secret(auth.data) != Secret(_resumed_auth(sa, octets, by_initiator=not sa.is_initiator)):
+            raise AuthenticationFailed("the peer has not the keys of the session it resumes")
+        return "ticket"
     if auth.method == AuthMethod.SHARED_KEY:
         return _judge_psk(sa, peer, auth, octets)
     if auth.method == AuthMethod.NULL:
@@ -104,6 +112,13 @@ def _null_auth(sa: IkeSa, octets: bytes, *, by_initiator: bool) -> bytes:
     suite, keys, _ = sa.agreed
     secret = keys.sk_pi if by_initiator else keys.sk_pr
     return psk_auth(suite.prf_function(), secret, octets)
+
+
+def _resumed_auth(sa: IkeSa, octets: bytes, *, by_initiator: bool) -> bytes:
+    """AUTH of a resumed IKE SA: prf(SK_px, octets). RFC 5723 §4.3.3."""
+    suite, keys, _ = sa.agreed
+    secret = keys.sk_pi if by_initiator else keys.sk_pr
+    return suite.prf_function().compute(secret.reveal(), octets)
 
 
 def is_acceptable(peer: PeerAuthentication, claimed: Identity) -> bool:

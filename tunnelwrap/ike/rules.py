@@ -93,6 +93,16 @@ OCCURRENCE: Final[dict[tuple[int, bool], dict[int, tuple[int, int]]]] = {
         PayloadType.NONCE: (1, 1),
         PayloadType.CERTREQ: (0, _MANY),
     },
+    (ExchangeType.IKE_SESSION_RESUME, False): {
+        PayloadType.NONCE: (1, 1),
+        PayloadType.SA: (0, 0),
+        PayloadType.KE: (0, 0),
+    },
+    (ExchangeType.IKE_SESSION_RESUME, True): {
+        PayloadType.NONCE: (1, 1),
+        PayloadType.SA: (0, 0),
+        PayloadType.KE: (0, 0),
+    },
     (ExchangeType.IKE_AUTH, False): {
         PayloadType.ID_I: (1, 1),
         PayloadType.ID_R: (0, 1),

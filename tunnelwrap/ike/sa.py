@@ -23,6 +23,7 @@ from tunnelwrap.ike.outputs import Closed, Lease, Moved, Transmit
 from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
 from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import TRANSITIONS, IkeState
+from tunnelwrap.ike.ticket import Session
 from tunnelwrap.ike.timers import Timer, Timers
 from tunnelwrap.ike.window import RequestWindow, ResponseWindow
 from tunnelwrap.path import Datagram, IpAddress, Path
@@ -87,6 +88,7 @@ class IkeSa:
         "activity_ask",
         "ask",
         "children",
+        "chosen",
         "claimed",
         "connections",
         "context",
@@ -120,11 +122,13 @@ class IkeSa:
         "replaces",
         "requests",
         "responses",
+        "resumes",
         "spi_i",
         "spi_r",
         "state",
         "suite",
         "suspect_again_at",
+        "ticket_name",
         "timers",
     )
 
@@ -147,6 +151,9 @@ class IkeSa:
     reauth_at: float | None  # when the proofs of identity are too old
     peer_follows_redirects: bool  # RFC 5685
     redirected_from: IpAddress | None  # the gateway that has sent us here
+    chosen: Proposal | None  # what the suite comes from
+    resumes: Session | None  # what the ticket has brought, if there was one. RFC 5723
+    ticket_name: bytes | None  # of the ticket that the peer has shown
     peer_token: Secret | None  # what the peer shows when it has lost its state. RFC 6290
     suspect_again_at: float  # until then hints of strangers count for nothing
     exchange: Exchange | None  # what waits for a response
@@ -187,6 +194,7 @@ class IkeSa:
         self.ask = self.pending = self.activity_ask = None
         self.last_heard = self.suspect_again_at = 0.0
         self.peer_token = self.redirected_from = None
+        self.chosen = self.resumes = self.ticket_name = None
         self.peer_follows_redirects = False
 
     def __str__(self) -> str:
@@ -359,6 +367,8 @@ class IkeSa:
         if self.replaced_by is not None:
             self.replaced_by.is_confirmed = True
         self.context.peers.leave(self)
+        if self.is_primary and self.policy is not None and not (is_failure and notify is None):
+            self.context.drop_ticket(self.policy.name, self.id)
         if self.is_primary:
             lease = None if self._shares_lease() else self.lease_peer
             self.context.emit(

@@ -49,8 +49,8 @@ class SaInit:
         "_cookie",
         "_key",
         "_method",
-        "_nonce",
         "_restarts",
+        "nonce",
         "refusal",
         "request_octets",
         "response_octets",
@@ -58,7 +58,7 @@ class SaInit:
 
     def __init__(self, sa: IkeSa) -> None:
         self._method = ke_methods(sa.chosen_policy.proposals)[0]
-        self._nonce = sa.context.random(NONCE_LENGTH)
+        self.nonce = sa.context.random(NONCE_LENGTH)
         self._key: LocalKey = initiate(self._method, sa.context.random)
         self._cookie: bytes | None = None
         self._restarts = 0
@@ -71,13 +71,11 @@ class SaInit:
         payloads: list[Payload] = [
             SaPayload(numbered(sa.chosen_policy.proposals, b"")),
             KeyExchange(self._method, self._key.public),
-            Nonce(self._nonce),
-            *_abilities(sa),
+            Nonce(self.nonce),
+            *abilities(sa),
             *redirect.support(sa),
         ]
-        if self._cookie is not None:
-            payloads.insert(0, Notify.of(NotifyType.COOKIE, self._cookie))
-        return payloads
+        return [*self.cookie(), *payloads]
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:
         """Derive the keys, or begin anew as the responder asks.
@@ -87,11 +85,9 @@ class SaInit:
             InvalidSyntax: what it says makes no sense.
         """
         restart = self._restarted(sa, message)
-        if restart is Next.AGAIN:
-            self._restarts += 1
         if restart is not None:
             return restart
-        if redirect.is_init_redirect(sa, message, self._nonce):
+        if redirect.is_init_redirect(sa, message, self.nonce):
             return Next.DONE
         refuse_errors(message)
         check_occurrence(message)
@@ -102,15 +98,26 @@ class SaInit:
         sa.last_heard = now
         return Next.DONE
 
-    def _restarted(self, sa: IkeSa, message: Message) -> Next | None:
-        """Follow COOKIE or INVALID_KE_PAYLOAD; None where the response is neither.
+    def cookie(self) -> list[Payload]:
+        """The cookie that the responder has asked for. RFC 7296 §2.6."""
+        return [] if self._cookie is None else [Notify.of(NotifyType.COOKIE, self._cookie)]
+
+    def follow_cookie(self, message: Message) -> Next | None:
+        """Follow COOKIE; None where the response is none.
 
         The cookie goes into all that follows, so that a responder need not ask for it again after
         INVALID_KE_PAYLOAD; if it does, it gets what it wants. RFC 7296 §2.6.1.
         """
-        cookie = message.notify(NotifyType.COOKIE)
-        if cookie is not None and message.find(SaPayload) is None:
-            return self._take_cookie(cookie.data)
+        notify = message.notify(NotifyType.COOKIE)
+        if notify is None or message.find(Nonce) is not None:
+            return None
+        return self._take_cookie(notify.data)
+
+    def _restarted(self, sa: IkeSa, message: Message) -> Next | None:
+        """Follow COOKIE or INVALID_KE_PAYLOAD; None where the response is neither."""
+        after_cookie = self.follow_cookie(message)
+        if after_cookie is not None:
+            return after_cookie
         invalid = message.notify(NotifyType.INVALID_KE_PAYLOAD)
         if invalid is None or len(invalid.data) != 2:
             return None
@@ -120,6 +127,7 @@ class SaInit:
         if self._restarts == MAX_RESTARTS:
             return None
         self._change_method(sa, wanted)
+        self._restarts += 1
         return Next.AGAIN
 
     def _take_cookie(self, cookie: bytes) -> Next:
@@ -132,6 +140,7 @@ class SaInit:
                 NotifyType.COOKIE, f"peer wants yet another cookie after {MAX_RESTARTS} restarts"
             )
         self._cookie = cookie
+        self._restarts += 1
         return Next.AGAIN
 
     def _change_method(self, sa: IkeSa, wanted: int) -> None:
@@ -162,7 +171,7 @@ class SaInit:
         sa.spi_r = message.spi_r
         suite = IkeSuite.from_proposal(chosen)
         handshake = Handshake(
-            self._nonce,
+            self.nonce,
             nonce.data,
             self.request_octets,
             self.response_octets,
@@ -171,10 +180,8 @@ class SaInit:
         )
         install_keys(sa, suite, handshake, shared)
         sa.nat = detect_nat(message, sa.path)
-        sa.fragmentation.is_agreed = _knows_fragments(message)
-        encapsulates = sa.context.forces_encapsulation or sa.nat.local or sa.nat.peer
-        if sa.floats_to is not None and encapsulates:
-            sa.path, sa.floats_to = sa.floats_to, None
+        sa.fragmentation.is_agreed = knows_fragments(message)
+        float_if_needed(sa)
 
 
 def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
@@ -201,7 +208,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
         raise InvalidSyntax(str(error)) from error
     sa.spi_i, sa.spi_r = message.spi_i, sa.context.new_ike_spi()
     sa.nat = detect_nat(message, sa.path)
-    sa.fragmentation.is_agreed = _knows_fragments(message)
+    sa.fragmentation.is_agreed = knows_fragments(message)
     n_r = sa.context.random(NONCE_LENGTH)
     response = sa.reply(
         ExchangeType.IKE_SA_INIT,
@@ -210,7 +217,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
             SaPayload((replace(chosen, spi=b""),)),
             KeyExchange(suite.ke, public),
             Nonce(n_r),
-            *_abilities(sa),
+            *abilities(sa),
             *childless.support(sa.connections),
             *_certificate_requests(sa),
         ],
@@ -225,12 +232,24 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
 def install_keys(sa: IkeSa, suite: IkeSuite, handshake: Handshake, shared: Secret) -> None:
     """SKEYSEED and all that follows from it. RFC 7296 §2.14."""
     seed = skeyseed(suite.prf_function(), handshake.n_i, handshake.n_r, shared)
-    sa.suite = suite
+    install_seed(sa, suite, handshake, seed)
+
+
+def install_seed(sa: IkeSa, suite: IkeSuite, handshake: Handshake, seed: Secret) -> None:
+    """All keys of a new IKE SA, however its SKEYSEED came about."""
+    sa.suite, sa.chosen = suite, handshake.chosen
     sa.handshake = handshake
     sa.keys = ike_keys(suite, seed, handshake.n_i, handshake.n_r, sa.spi_i, sa.spi_r)
     sa.protection = Protection(
         suite, sa.keys, is_initiator=sa.is_initiator, random=sa.context.random
     )
+
+
+def float_if_needed(sa: IkeSa) -> None:
+    """Go on by UDP port 4500 where ESP must be in UDP. RFC 7296 §2.23."""
+    encapsulates = sa.context.forces_encapsulation or sa.nat.local or sa.nat.peer
+    if sa.floats_to is not None and encapsulates:
+        sa.path, sa.floats_to = sa.floats_to, None
 
 
 def refuse_errors(message: Message) -> None:
@@ -258,7 +277,8 @@ def detect_nat(message: Message, path: Path) -> Nat:
     )
 
 
-def _abilities(sa: IkeSa) -> list[Payload]:
+def abilities(sa: IkeSa) -> list[Payload]:
+    """NAT detection, and the hashes that we know. RFC 7296 §2.23, RFC 7427 §4."""
     hashes = b"".join(h.to_bytes(2, "big") for h in OUR_HASHES)
     source = sa.path.local
     if sa.context.forces_encapsulation and not sa.path.carrier.is_reliable:
@@ -284,7 +304,8 @@ def _data_of(message: Message, notify_type: int) -> list[bytes]:
     return [n.data for n in message.all(Notify) if n.notify == notify_type]
 
 
-def _knows_fragments(message: Message) -> bool:
+def knows_fragments(message: Message) -> bool:
+    """True where a peer can put fragments together. RFC 7383 §2.3."""
     return message.notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED) is not None
 
 

@@ -8,6 +8,7 @@ from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.outputs import Lease
 from tunnelwrap.ike.policy import Unique
+from tunnelwrap.ike.rules import IkeState
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.ike.timers import Timer
 from tunnelwrap.wire.message import Message
@@ -75,7 +76,11 @@ def is_replacing(sa: IkeSa) -> bool:
 
 def rivals(sa: IkeSa) -> list[IkeSa]:
     """Other IKE SAs of the same two identities and the same connection."""
-    return [o for o in sa.context.peers.others(sa) if o.chosen_policy.name == _name(sa)]
+    return [
+        other
+        for other in sa.context.peers.others(sa)
+        if other.chosen_policy.name == _name(sa) and other.state is IkeState.ESTABLISHED
+    ]
 
 
 def inherited_lease(sa: IkeSa, *, wants_ipv4: bool, wants_ipv6: bool) -> Lease | None:
