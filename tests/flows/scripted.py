@@ -193,9 +193,13 @@ class ScriptedResponder(Scripted):
         self.name = endpoint.initiate(initiator, self.arrival, self.now)
         (self.first,) = self.drain()
 
+    def answer_init_octets(self) -> bytes:
+        """The response of IKE_SA_INIT."""
+        return sa_init.answer(self.sa, clear(self.first), self.first)
+
     def answer_init(self) -> bytes:
         """Answer IKE_SA_INIT; the request of IKE_AUTH follows."""
-        self.deliver(sa_init.answer(self.sa, clear(self.first), self.first))
+        self.deliver(self.answer_init_octets())
         self.endpoint.authenticate(self.name, self.now)
         (request,) = self.drain()
         return request

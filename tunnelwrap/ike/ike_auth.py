@@ -1,7 +1,13 @@
 """IKE_AUTH in both roles: AUTH, configuration payload, first Child SA. RFC 7296 §1.2, §2.15, §2.19.
 
-As responder the answer may wait for a lease: ``answer`` gives None, and ``resume`` goes on when
-the shell has answered.
+As initiator, ``IkeAuth`` asks, ``_verify`` judges the responder, ``_begin`` takes what it gives.
+As responder, ``answer`` finds out who it is and judges the proof, ``welcome`` lets in who has
+proved itself, and ``resume`` gives what the first request asked for. In between the answer may
+wait for a lease: ``welcome`` gives None, and ``resume`` goes on when the shell has answered.
+
+Where there are several rounds (EAP, RFC 7296 §2.16) they stand between finding out and welcoming:
+``on_response`` gives AGAIN and ``answer`` gives the payloads of the next round, until there is an
+AUTH payload to judge. Neither ``_begin`` nor ``welcome`` cares in which message that came.
 """
 
 from collections.abc import Sequence
@@ -102,6 +108,11 @@ class IkeAuth:
         if auth is None or identity is None:
             raise _refusal(message)
         check_occurrence(message)
+        self._verify(sa, identity, auth, message)
+        return self._begin(sa, message, now)
+
+    def _verify(self, sa: IkeSa, identity: IdPayload, auth: Auth, message: Message) -> None:
+        """Judge who the responder is, and that it is."""
         policy = sa.chosen_policy
         sa.claimed = Identity(identity.id_type, identity.data)
         if not is_acceptable(policy.peer, sa.claimed):
@@ -109,6 +120,9 @@ class IkeAuth:
         resumption.check_responder(sa, sa.claimed)
         judge(sa, policy.peer, identity, auth, message.all(Certificate))
         sa.peer_identity = sa.claimed
+
+    def _begin(self, sa: IkeSa, message: Message, now: float) -> Next:
+        """Both are authenticated: take the configuration and the Child SA, or go elsewhere."""
         honour(sa, message)
         crash.take(sa, message)
         configuration = message.find(Configuration)
@@ -181,13 +195,25 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     if identity is None:
         raise InvalidSyntax(f"{message} lacks IDi")
     sa.claimed = Identity(identity.id_type, identity.data)
-    if auth is None:
+    if auth is None:  # what it asks for here has to wait until it has proved itself
         raise AuthenticationFailed("the peer wants EAP, which no connection offers")
+    sa.auth_request = message
     if sa.resumes is None:
         policy = _choose_connection(sa, message, sa.claimed, auth)
     else:
         policy = resumption.check_initiator(sa, sa.resumes, sa.claimed)
     judge(sa, policy.peer, identity, auth, message.all(Certificate))
+    return welcome(sa, policy, now)
+
+
+def welcome(sa: IkeSa, policy: ConnectionPolicy, now: float) -> list[Payload] | None:
+    """Let in a peer that has proved itself; None while a lease is being fetched.
+
+    Raises:
+        Refusal: it is not let in all the same; the IKE SA ends.
+    """
+    message = sa.auth_request
+    assert message is not None, "something was asked for"
     sa.policy, sa.peer_identity = policy, sa.claimed
     sa.requests = RequestWindow(policy.retransmission)
     childless.check_request(policy, message)
@@ -196,16 +222,15 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     crash.take(sa, message)
     elsewhere = redirect.away(sa, now)
     if elsewhere:
-        identity = _id_payload(PayloadType.ID_R, policy.local.identity)
-        certificates, auth = prove(sa, policy.local, identity)
+        introduction = _introduction(sa)
         sa.establish(now)
-        return [identity, *certificates, auth, *elsewhere]
+        return [*introduction, *elsewhere]
     wishes = requested(message.find(Configuration))
     if policy.pool is None or wishes is None:
-        return resume(sa, message, None, now)
+        return resume(sa, None, now)
     kept = inherited_lease(sa, wants_ipv4=wishes.wants_ipv4, wants_ipv6=wishes.wants_ipv6)
     if kept is not None:
-        return resume(sa, message, kept, now)
+        return resume(sa, kept, now)
     ask = AskLease(
         sa.id,
         sa.context.new_ask(),
@@ -220,18 +245,26 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     return None
 
 
-def resume(sa: IkeSa, message: Message, lease: Lease | Refusal | None, now: float) -> list[Payload]:
+def resume(sa: IkeSa, lease: Lease | Refusal | None, now: float) -> list[Payload]:
     """The response, once the lease is known."""
+    message = sa.auth_request
+    assert message is not None, "something was asked for"
     sa.lease_peer = lease if isinstance(lease, Lease) else None
-    policy = sa.chosen_policy
-    identity = _id_payload(PayloadType.ID_R, policy.local.identity)
-    certificates, auth = prove(sa, policy.local, identity)
+    introduction = _introduction(sa)
     sa.establish(now)
     announce(sa, sa.lease_peer)
     replace_others(sa, now)
     status = [*crash.offer(sa), *reauthentication.lifetime(sa, now)]
     status += resumption.give(sa, message, now)
-    return [identity, *certificates, auth, *status, *_answer_child(sa, message, lease, now)]
+    return [*introduction, *status, *_answer_child(sa, message, lease, now)]
+
+
+def _introduction(sa: IkeSa) -> list[Payload]:
+    """Who we are as responder, and what proves it: IDr, [CERT], AUTH."""
+    local = sa.chosen_policy.local
+    identity = _id_payload(PayloadType.ID_R, local.identity)
+    certificates, auth = prove(sa, local, identity)
+    return [identity, *certificates, auth]
 
 
 def announce(sa: IkeSa, lease: Lease | None) -> None:

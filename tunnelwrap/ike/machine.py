@@ -169,7 +169,7 @@ def resume(sa: IkeSa, lease: Lease | Refusal, now: float) -> None:
     if message is None:
         return
     try:
-        payloads = ike_auth.resume(sa, message, lease, now)
+        payloads = ike_auth.resume(sa, lease, now)
     except Refusal as error:
         payloads = [_notify_of(error)]
         _send_response(sa, message, payloads, sa.path)

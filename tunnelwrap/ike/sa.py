@@ -87,6 +87,7 @@ class IkeSa:
         "_register",
         "activity_ask",
         "ask",
+        "auth_request",
         "children",
         "chosen",
         "claimed",
@@ -159,6 +160,7 @@ class IkeSa:
     exchange: Exchange | None  # what waits for a response
     queue: deque[Exchange]  # what waits for the window
     ask: int | None  # the question for a lease that ``pending`` waits for
+    auth_request: Message | None  # the first of IKE_AUTH: what the peer asks for
     pending: Message | None  # a request whose answer waits for the shell
     activity_ask: int | None  # the question whether ESP came in
 
@@ -191,7 +193,7 @@ class IkeSa:
         retransmission = self.policy.retransmission if self.policy else Retransmission()
         self.requests, self.responses = RequestWindow(retransmission), ResponseWindow()
         self.exchange, self.queue = None, deque()
-        self.ask = self.pending = self.activity_ask = None
+        self.ask = self.pending = self.activity_ask = self.auth_request = None
         self.last_heard = self.suspect_again_at = 0.0
         self.peer_token = self.redirected_from = None
         self.chosen = self.resumes = self.ticket_name = None
