@@ -91,6 +91,9 @@ class LibreswanSide:
     def stop(self) -> None:
         self.daemon.stop()
 
+    def kill(self) -> None:
+        self.daemon.stop()
+
     def _proof(self, proof: Proof) -> dict[str, str]:
         options = {"leftid": f"@{proof.local_id}", "rightid": f"@{proof.peer_id}"}
         if proof.authority is not None:

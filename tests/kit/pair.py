@@ -303,20 +303,33 @@ class Pair:
                 host.endpoint.answer(output, host.last_in, self.now)
             case Trace():
                 host.traces.append(output)
-            case Redirected():
-                host.facts.append(output)
-            case ReauthenticationDue():
-                host.facts.append(output)
-                self._reauthenticate(host, output.sa)
-            case Answered() | Established() | Rekeyed() | ChildRefused() | Closed():
+            case (
+                Answered()
+                | Established()
+                | Rekeyed()
+                | ReauthenticationDue()
+                | Redirected()
+                | ChildRefused()
+                | Closed()
+            ):
                 self._note(host, output)
             case _:
                 assert_never(output)
 
     def _note(
-        self, host: Host, fact: Answered | Established | Rekeyed | ChildRefused | Closed
+        self,
+        host: Host,
+        fact: Answered
+        | Established
+        | Rekeyed
+        | ReauthenticationDue
+        | Redirected
+        | ChildRefused
+        | Closed,
     ) -> None:
         host.facts.append(fact)
+        if isinstance(fact, ReauthenticationDue):
+            self._reauthenticate(host, fact.sa)
         if isinstance(fact, Answered) and host.authenticates:
             host.endpoint.authenticate(fact.sa, self.now)
         if isinstance(fact, Closed):

@@ -76,7 +76,8 @@ def test_distinguished_names_come_back(text: str) -> None:
         (Identity(IdType.DER_ASN1_DN, b"\x30\x05"), "DER_ASN1_DN:3005"),
         (Identity(IdType.DER_ASN1_DN, name("a\nb").public_bytes()), None),
         (Identity(IdType.DER_ASN1_GN, b"\x01"), "DER_ASN1_GN:01"),
-        (Identity(IdType.NULL, b""), "NULL:"),
+        (Identity(IdType.NULL, b""), "%null"),
+        (Identity(IdType.NULL, b"x"), "NULL:78"),
         (Identity(77, b"\x01"), "77:01"),
     ],
 )

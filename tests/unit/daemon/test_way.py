@@ -6,9 +6,15 @@ import pytest
 
 from tests.kit.carriers import MemoryTransport, path_of
 from tunnelwrap.daemon.way import Way
-from tunnelwrap.errors import ConnectFailed, PathClosed, PeerRefused
+from tunnelwrap.errors import ConnectFailed, PathClosed, PeerRefused, RedirectedTo
 from tunnelwrap.iana import NotifyType
-from tunnelwrap.ike.outputs import Answered, ChildRefused, Closed
+from tunnelwrap.ike.outputs import (
+    Answered,
+    ChildRefused,
+    Closed,
+    ReauthenticationDue,
+    Redirected,
+)
 from tunnelwrap.path import Carrier
 from tunnelwrap.transport.dial import Rung
 
@@ -98,12 +104,37 @@ async def test_an_end_that_nobody_waits_for_is_no_error_of_the_loop() -> None:
     assert not problems
 
 
-async def test_a_refused_child_sa_is_remembered_and_all_transports_are_closed() -> None:
+async def test_a_refused_child_sa_is_remembered() -> None:
     first, second = transport(Carrier.UDP), transport(Carrier.UDP)
     attempt = Way(Rung(Carrier.UDP, first.path.peer, 0.0), first, second)
     attempt.take(ChildRefused(SA, "gateway", "TS_UNACCEPTABLE"))
-    attempt.close()
 
     assert attempt.refusal == "TS_UNACCEPTABLE"
-    assert first.is_closed
-    assert second.is_closed
+    assert attempt.decided.done(), "so there is nothing to wait for"
+
+
+async def test_a_child_sa_decides_it_too() -> None:
+    attempt = way(Carrier.UDP)
+    assert not attempt.decided.done()
+    attempt.take(Closed(SA, "gone"))
+    assert isinstance(attempt.decided.exception(), PathClosed)
+
+
+async def test_a_redirect_fails_what_is_waited_for() -> None:
+    attempt = way(Carrier.UDP)
+    attempt.take(Redirected(SA, "vpn2.example.org"))
+    attempt.take(Closed(SA, "redirected", is_failure=False))
+
+    error = attempt.answered.exception()
+    assert isinstance(error, RedirectedTo)
+    assert error.gateway == "vpn2.example.org"
+    assert attempt.changed.is_set()
+
+
+async def test_an_ike_sa_that_is_to_be_replaced_says_so() -> None:
+    attempt = way(Carrier.UDP)
+    attempt.take(ReauthenticationDue(SA))
+
+    assert attempt.is_due
+    assert attempt.changed.is_set()
+    assert not attempt.established.done()
