@@ -1,0 +1,92 @@
+"""One IKE SA after another between a client and a gateway: what carries on through it."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.daemons import GATEWAY, NAME, QUICK, SITE, Daemon, Hosts, Issued, hosts, wait_until
+
+pytestmark = [pytest.mark.root]
+
+SECONDS = 7
+PING = ("ping", "-n", "-q", "-W", "2", "-i", "0.01", "-c", str(SECONDS * 100), SITE)
+CARRIERS = ("udp", "tcp", "tls")
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
+    return Issued.by_init(tmp_path_factory.mktemp("issued"))
+
+
+@pytest.fixture
+def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
+    with hosts(issued, tmp_path) as made:
+        yield made
+
+
+def begun(client: Daemon, exchange: str) -> int:
+    """How many requests of an exchange it has sent, as its --debug log has it."""
+    return len(re.findall(rf"> {exchange} request", client.log))
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_authenticating_again_loses_no_packet(net: Hosts, carrier: str) -> None:
+    net.serve({"connections": {"clients": {"reauth_s": 3}}})
+    client = net.connect({}, "--debug", "--carrier", carrier)
+
+    done = net.client.run(*PING)
+
+    assert " 0% packet loss" in done, done
+    assert client.log.count("authenticated again") >= 2
+    assert len(client.named("established")) == 1
+    assert not client.named("lost")
+    wait_until("one IKE SA", lambda: len(client.sas) == 1)
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_a_gateway_that_was_gone_is_met_again_by_ticket(net: Hosts, carrier: str) -> None:
+    net.serve()
+    client = net.connect({"connection": QUICK}, "--debug", "--carrier", carrier)
+    addresses = client.named("established")[0]["addresses"]
+    net.block("drop")
+    client.tells("lost")
+    net.block("")
+
+    assert client.tells("established", 2)["addresses"] == addresses
+    assert begun(client, "IKE_SESSION_RESUME") >= 1
+    assert begun(client, "IKE_SA_INIT") == 1
+    net.client.run("ping", "-c", "1", "-W", "2", SITE)
+
+
+def test_a_gateway_that_has_lost_its_state_says_so_at_once(net: Hosts) -> None:
+    """Its token ends the IKE SA long before retransmission would, and its ticket is refused."""
+    gateway = net.serve()
+    client = net.connect({}, "--debug", "--carrier", "udp")
+    gateway.kill()
+    net.serve()
+
+    assert not net.client.succeeds("ping", "-c", "1", "-W", "1", SITE), "ESP for nobody"
+
+    client.tells("established", 2, timeout_s=10.0)
+    assert "the peer has lost its state" in client.log
+    assert begun(client, "IKE_SESSION_RESUME") == 1
+    assert begun(client, "IKE_SA_INIT") == 2
+    net.client.run("ping", "-c", "1", "-W", "2", SITE)
+
+
+def test_round_in_circles_is_noticed(net: Hosts) -> None:
+    net.serve({"gateway": {"redirect_to": GATEWAY}})
+    client = net.start_client({}, "--debug", "--carrier", "udp")
+
+    assert client.ends() == 1
+    assert "redirected 5 times" in client.log
+    assert client.log.count(f"sends us to {GATEWAY}") == 5
+    assert NAME not in client.log.partition("redirected 5 times")[2]
+
+
+def test_a_client_that_does_not_follow_is_served(net: Hosts) -> None:
+    net.serve({"gateway": {"redirect_to": GATEWAY}})
+    net.connect({"connection": {"follows_redirects": False}}, "--carrier", "udp")
+    net.client.run("ping", "-c", "1", "-W", "2", SITE)
