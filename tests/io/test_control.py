@@ -62,6 +62,22 @@ async def test_an_unknown_command_names_those_that_there_are(tmp_path: Path) -> 
             await question(tmp_path / "socket", "dance")
 
 
+async def test_a_command_may_have_an_argument(tmp_path: Path) -> None:
+    async def repeat(text: str) -> dict[str, object]:
+        return {"said": text}
+
+    path = tmp_path / "socket"
+    control = ControlServer(path, {"greet": greet}, {"repeat": repeat})
+    await control.start()
+    try:
+        said = await asyncio.to_thread(ask, path, "repeat", TIMEOUT_S, "a word")
+        assert said == {"said": "a word"}
+        with pytest.raises(ControlError, match=r"'repeat', there are greet, repeat ARGUMENT"):
+            await question(path, "repeat")
+    finally:
+        control.close()
+
+
 @pytest.mark.parametrize("octets", [b"\n", b"nonsense\n", b"[]\n", b'{"command": 1}\n', b"7\n"])
 async def test_nonsense_is_answered_with_an_error(tmp_path: Path, octets: bytes) -> None:
     async with server(tmp_path / "socket"):

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.daemons import GATEWAY, NAME, QUICK, SITE, Daemon, Hosts, Issued, hosts, wait_until
+from tests.kit.daemons import (
+    GATEWAY,
+    NAME,
+    QUICK,
+    SITE,
+    WORLD,
+    Daemon,
+    Hosts,
+    Issued,
+    hosts,
+    run_tunnelwrap,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.root]
 
@@ -84,6 +96,20 @@ def test_round_in_circles_is_noticed(net: Hosts) -> None:
     assert "redirected 5 times" in client.log
     assert client.log.count(f"sends us to {GATEWAY}") == 5
     assert NAME not in client.log.partition("redirected 5 times")[2]
+
+
+def test_clients_are_sent_away_and_come_back_where_there_is_nobody(net: Hosts) -> None:
+    gateway = net.serve()
+    client = net.connect({}, "--debug", "--carrier", "udp")
+
+    wrong = run_tunnelwrap(net.gateway, "redirect", gateway.file, "no name")
+    assert wrong.stderr == "tunnelwrap: 'no name' is no host name or address\n"
+    done = run_tunnelwrap(net.gateway, "redirect", gateway.file, WORLD)
+
+    assert done.stdout == f"told 1 clients to go to {WORLD}\n", done.stderr
+    client.says(f"sends us to {WORLD}")
+    wait_until("the IKE SA is deleted", lambda: not gateway.sas)
+    client.says(f"no way to {WORLD}", timeout_s=30.0)
 
 
 def test_a_client_that_does_not_follow_is_served(net: Hosts) -> None:

@@ -11,7 +11,7 @@ import click
 from tunnelwrap import __version__
 from tunnelwrap.errors import TunnelwrapError
 
-_COMMANDS: Final = ("init", "serve", "connect", "status", "disconnect", "check", "demo")
+_COMMANDS: Final = ("init", "serve", "connect", "status", "disconnect", "redirect", "check", "demo")
 """In the order in which people meet them; each is a module of this package."""
 
 

@@ -1,7 +1,8 @@
 """The control socket of a running daemon: one line of JSON there, one line back.
 
-A UNIX socket that only its owner may open. A request is ``{"command": NAME}``; the answer is
-``{"result": ...}`` or ``{"error": TEXT}``, and the connection ends.
+A UNIX socket that only its owner may open. A request is ``{"command": NAME}``, for some with an
+``"argument": TEXT``; the answer is ``{"result": ...}`` or ``{"error": TEXT}``, and the connection
+ends.
 Owns: the socket file.
 """
 
@@ -29,6 +30,8 @@ _POLL_S: Final = 0.05
 
 Answer = Mapping[str, object]
 Command = Callable[[], Awaitable[Answer]]
+Wish = Callable[[str], Awaitable[Answer]]
+"""A command with an argument."""
 
 
 class ControlServer:
@@ -37,11 +40,15 @@ class ControlServer:
     Args:
         path: of the socket; its folder is made if it is missing.
         commands: what can be asked for, by name.
+        wishes: what can be asked for with an argument.
     """
 
-    def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
+    def __init__(
+        self, path: Path, commands: Mapping[str, Command], wishes: Mapping[str, Wish] | None = None
+    ) -> None:
         self._path = path
         self._commands = dict(commands)
+        self._wishes = dict(wishes or {})
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -80,19 +87,28 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> Answer:
         try:
-            name = json.loads(line)["command"]
-        except (ValueError, TypeError, KeyError):
+            request = json.loads(line)
+            name, argument = request["command"], request.get("argument")
+        except (ValueError, TypeError, KeyError, AttributeError):
             return {"error": 'expected {"command": NAME}'}
         command = self._commands.get(name) if isinstance(name, str) else None
-        if command is None:
-            return {"error": f"unknown command {name!r}, there are {', '.join(self._commands)}"}
         try:
+            if isinstance(argument, str) and name in self._wishes:
+                return {"result": await self._wishes[name](argument)}
+            if command is None:
+                return {"error": self._unknown(name)}
             return {"result": await command()}
         except TunnelwrapError as error:
             return {"error": str(error)}
 
+    def _unknown(self, name: object) -> str:
+        known = ", ".join((*self._commands, *(f"{wish} ARGUMENT" for wish in self._wishes)))
+        return f"unknown command {name!r}, there are {known}"
 
-def ask(path: Path, command: str, timeout_s: float) -> dict[str, object]:
+
+def ask(
+    path: Path, command: str, timeout_s: float, argument: str | None = None
+) -> dict[str, object]:
     """Have the daemon behind a control socket obey a command; give back its result.
 
     Raises:
@@ -102,7 +118,8 @@ def ask(path: Path, command: str, timeout_s: float) -> dict[str, object]:
         connection.settimeout(timeout_s)
         try:
             connection.connect(str(path))
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            request = {"command": command} | ({} if argument is None else {"argument": argument})
+            connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 line = lines.readline(MAX_LINE)
         except OSError as error:

@@ -26,12 +26,19 @@ from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.demux.listener import Listener, server_context
-from tunnelwrap.errors import InternalAddressFailure, Refusal, StoreError, TransportError
+from tunnelwrap.errors import (
+    ControlError,
+    InternalAddressFailure,
+    Refusal,
+    StoreError,
+    TransportError,
+)
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
 from tunnelwrap.hostnet.links import gateway_changes
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
+from tunnelwrap.ike.redirect import decoded, encoded
 from tunnelwrap.path import Carrier, Path, SocketAddress
 from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
@@ -92,7 +99,9 @@ class Server:
         self._udp: list[UdpListener] = []
         self._streams: list[Listener] = []
         self._control = ControlServer(
-            file.gateway.control_socket, {"status": self._status, "disconnect": self._disconnect}
+            file.gateway.control_socket,
+            {"status": self._status, "disconnect": self._disconnect},
+            {"redirect": self._redirect},
         )
 
     def stop(self) -> None:
@@ -289,6 +298,13 @@ class Server:
     async def _disconnect(self) -> Answer:
         self.stop()
         return {}
+
+    async def _redirect(self, gateway: str) -> Answer:
+        try:
+            decoded(encoded(gateway))
+        except (Refusal, ValueError):
+            raise ControlError(f"{gateway!r} is no host name or address") from None
+        return {"redirected": self._driver.redirect_all(gateway)}
 
     def _description(self) -> str:
         settings = self._file.gateway

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tunnelwrap import __version__
 from tunnelwrap.cli.main import main, tunnelwrap
 
-COMMANDS = ["init", "serve", "connect", "status", "disconnect", "check", "demo"]
+COMMANDS = ["init", "serve", "connect", "status", "disconnect", "redirect", "check", "demo"]
 
 
 def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
