@@ -16,6 +16,7 @@ from tunnelwrap.ike.outputs import Closed, Established, Lease
 from tunnelwrap.ike.policy import (
     CertificateCredential,
     ConnectionPolicy,
+    Limits,
     LocalAuthentication,
     PeerAuthentication,
 )
@@ -377,3 +378,32 @@ def test_peers_of_other_names_cannot_use_it() -> None:
     fact = pair.r.fact(Established)
     assert fact is not None
     assert fact.connection == "clients"
+
+
+@pytest.mark.rfc("5723", "4.3.2")
+@pytest.mark.parametrize("takes_ticket", [True, False])
+def test_under_load_a_ticket_needs_a_cookie_too(takes_ticket: bool) -> None:  # noqa: FBT001 (a column)
+    pair = Pair(quiet(client()), quiet(gateway()), limits=Limits(cookie_threshold=0))
+    pair.connect()
+    lose(pair)
+    if not takes_ticket:
+        pair.restart(pair.r)
+    pair.i.sent.clear()
+    pair.connect()
+    assert pair.agreed()
+    assert pair.i.plane.installed
+    first = [clear(each.octets) for each in pair.i.sent if each.octets[18] == RESUME]
+    assert [m.notify(NotifyType.COOKIE) is not None for m in first] == [False, True][: len(first)]
+    assert (ExchangeType.IKE_SA_INIT in exchanges(pair)) is not takes_ticket
+
+
+def test_long_proofs_of_a_resumed_ike_sa_come_in_fragments() -> None:
+    """What the peers can do is found out anew."""
+    ours, theirs = (replace(quiet(p), fragment_size=400) for p in (client(), gateway()))
+    pair = lost_pair(ours, theirs)
+    pair.connect()
+    assert pair.agreed()
+    longest = max(
+        len(each.octets) for each in (*pair.i.sent, *pair.r.sent) if each.octets[18] == 35
+    )
+    assert longest <= 400
