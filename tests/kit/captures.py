@@ -1,6 +1,7 @@
 """tcpdump in a namespace, and tshark as a second opinion on what was captured."""
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -74,8 +75,11 @@ def tshark(
     fields: Sequence[str] = (),
     keylog: Path | None = None,
     scripts: Sequence[Path] = (IKEV2_STREAM,),
+    config: Path | None = None,
 ) -> list[list[str]]:
     """The values of ``fields`` for each frame that ``display`` lets pass.
+
+    ``config`` is a configuration directory, such as ``--key-log`` makes.
 
     Several values of one field come as one text, joined by commas.
     """
@@ -88,7 +92,11 @@ def tshark(
         command += ["-o", f"tls.keylog_file:{keylog}"]
     for script in scripts:
         command += ["-X", f"lua_script:{script}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    places = {"WIRESHARK_CONFIG_DIR": str(config)} if config else {}
+    environment = {**os.environ, **places}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert "lua" not in done.stderr.lower(), done.stderr
     return [line.split("\t") for line in done.stdout.splitlines()]

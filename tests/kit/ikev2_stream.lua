@@ -25,9 +25,9 @@ local LENGTH_OCTETS = 2
 local MARKER_OCTETS = 4
 local ESP_HEADER_OCTETS = 8
 
-local isakmp = Dissector.get("isakmp")
+local isakmp, esp = Dissector.get("isakmp"), Dissector.get("esp")
 
--- One frame at ``offset``: its tree, and IKE to Wireshark's own dissector.
+-- One frame at ``offset``: its tree, and what is in it to Wireshark's own dissectors.
 local function show_frame(tvb, pinfo, tree, offset, length)
   local branch = tree:add(stream, tvb(offset, length), "Frame")
   branch:add(f.length, tvb(offset, LENGTH_OCTETS))
@@ -41,6 +41,7 @@ local function show_frame(tvb, pinfo, tree, offset, length)
     branch:add(f.kind, tvb(start, size), "esp")
     branch:add(f.spi, tvb(start, 4))
     branch:add(f.sequence, tvb(start + 4, 4))
+    esp:call(tvb(start, size):tvb(), pinfo, branch)
   else
     branch:add(f.kind, tvb(offset, length), "other")
   end

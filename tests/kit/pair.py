@@ -29,6 +29,7 @@ from tunnelwrap.ike.outputs import (
     Closed,
     Established,
     InstallChildSa,
+    KeysDerived,
     Lease,
     MoveChildSa,
     Moved,
@@ -105,6 +106,7 @@ class Host:
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
         redirect_to: str | None = None,
+        exports_keys: bool = False,
     ) -> None:
         self.name = name
         self.random = random.Random(seed)
@@ -115,12 +117,14 @@ class Host:
             limits=limits,
             forces_encapsulation=forces_encapsulation,
             token_secret=token_secret,
+            exports_keys=exports_keys,
         )
         self.endpoint.redirect_newcomers(redirect_to)
         self.plane = RecordingPlane()
         self.lease = lease
         self.facts: list[Output] = []
         self.traces: list[Trace] = []
+        self.keys: list[KeysDerived] = []
         self.sent: list[Datagram] = []
         self.asks: list[AskLease] = []
         self.answers_leases = True
@@ -188,6 +192,7 @@ class Pair:
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
         redirect_to: str | None = None,
+        exports_keys: bool = False,
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
@@ -199,6 +204,7 @@ class Pair:
             "forces_encapsulation": forces_encapsulation,
             "token_secret": token_secret,
             "redirect_to": redirect_to,
+            "exports_keys": exports_keys,
         }
         self.i = Host("i", (), seed, **common)
         self.r = Host("r", connections, seed + 1, lease, limits, **common)
@@ -301,6 +307,8 @@ class Pair:
                     host.endpoint.answer(output, host.lease, self.now)
             case AskActivity():
                 host.endpoint.answer(output, host.last_in, self.now)
+            case KeysDerived():
+                host.keys.append(output)
             case Trace():
                 host.traces.append(output)
             case (

@@ -8,11 +8,12 @@ from typing import Final
 
 import click
 
+from tunnelwrap.cli.recording import key_log_option, pcap_option
 from tunnelwrap.config.load import load_client
-from tunnelwrap.config.model import ClientFile
 from tunnelwrap.daemon.client import Client
 from tunnelwrap.daemon.events import Event
 from tunnelwrap.daemon.log import set_up
+from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.path import Carrier
 
 _LADDER: Final = {"udp": Carrier.UDP, "tcp": Carrier.TCP, "tls": Carrier.TLS}
@@ -35,8 +36,18 @@ _LADDER: Final = {"udp": Carrier.UDP, "tcp": Carrier.TCP, "tls": Carrier.TLS}
     type=click.Path(path_type=Path, dir_okay=False),
     help="Append the TLS secrets to a file, with which Wireshark can read the stream.",
 )
-def connect(
-    file: Path, carrier: str, *, as_json: bool, debug: bool, quiet: bool, tls_keylog: Path | None
+@key_log_option
+@pcap_option
+def connect(  # noqa: PLR0913 (one for each option)
+    file: Path,
+    carrier: str,
+    *,
+    as_json: bool,
+    debug: bool,
+    quiet: bool,
+    tls_keylog: Path | None,
+    key_log: Path | None,
+    pcap: Path | None,
 ) -> None:
     """Connect to the gateway of FILE, and keep the tunnel until Ctrl-C.
 
@@ -65,17 +76,12 @@ def connect(
     settings = load_client(file)
     carriers = settings.client.carriers if carrier == "auto" else (_LADDER[carrier],)
     tell = _print_json if as_json else _ignore
-    asyncio.run(_run(settings, file.stem, carriers, tls_keylog, tell))
+    recorder = Recorder(key_log, pcap)
+    asyncio.run(_run(lambda: Client(settings, file.stem, carriers, tls_keylog, tell, recorder)))
 
 
-async def _run(
-    settings: ClientFile,
-    name: str,
-    carriers: tuple[Carrier, ...],
-    tls_keylog: Path | None,
-    tell: Callable[[Event], None],
-) -> None:
-    client = Client(settings, name, carriers, tls_keylog, tell)
+async def _run(make: Callable[[], Client]) -> None:
+    client = make()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, client.stop)
     await client.run()

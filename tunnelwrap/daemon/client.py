@@ -27,6 +27,7 @@ from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
 from tunnelwrap.daemon.host import Host, Inside, check_rights
+from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
 from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
@@ -87,6 +88,7 @@ class Client:
         carriers: the rungs of the ladder, from the first to the last.
         tls_keylog: file that gets the TLS secrets, for Wireshark; None: nobody.
         tell: gets what happens.
+        recorder: writes down what Wireshark needs.
 
     Raises:
         TunnelwrapError: another one runs with this configuration, or the TUN device cannot be had.
@@ -99,6 +101,7 @@ class Client:
         carriers: Sequence[Carrier],
         tls_keylog: Path | None,
         tell: Tell,
+        recorder: Recorder,
     ) -> None:
         check_rights()
         check_free(file.client.control_socket)
@@ -124,8 +127,8 @@ class Client:
         self._inside: Inside | None = None  # what the host is configured for
         self._host = Host(name, self._settings.state_directory)
         plane = UserspacePlane(self._host.tun, self._loop, self._expired, MAX_TUN_MTU)
-        endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC))
-        self._driver = Driver(endpoint, plane, self._loop, self._observe)
+        endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC), exports_keys=recorder.takes_keys)
+        self._driver = Driver(endpoint, plane, self._loop, self._observe, recorder=recorder)
         self._control = ControlServer(
             self._settings.control_socket,
             {"status": self._status, "disconnect": self._disconnect},

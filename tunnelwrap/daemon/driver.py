@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.dataplane import DataPlane, SaCounters
 from tunnelwrap.errors import (
     DataPlaneError,
@@ -28,6 +29,7 @@ from tunnelwrap.ike.outputs import (
     Closed,
     Established,
     InstallChildSa,
+    KeysDerived,
     Lease,
     MoveChildSa,
     Moved,
@@ -93,12 +95,14 @@ class Driver:
         loop: asyncio.AbstractEventLoop,
         observer: Observer,
         lease_answerer: LeaseAnswerer = refuse_lease,
+        recorder: Recorder | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._plane = plane
         self._loop = loop
         self._observer = observer
         self._lease_answerer = lease_answerer
+        self._recorder = recorder or Recorder()
         self._transports: dict[Path, Transport] = {}
         self._attached_at: dict[Path, float] = {}
         self._find_udp: PathFinder = lambda _path: None
@@ -218,8 +222,10 @@ class Driver:
         return self._plane.counters(spi_in)
 
     def all_counters(self) -> dict[str, int]:
-        """Counters of the core and of this driver."""
-        return {**self._endpoint.counters, **self.counters}
+        """Counters of the core, of the data plane and of this driver."""
+        drops = self._plane.drops.items()
+        esp = {f"dropped_esp_{cause.replace('-', '_')}": count for cause, count in drops}
+        return {**self._endpoint.counters, **esp, **self.counters}
 
     def close(self) -> None:
         """Stop; nothing is sent any more."""
@@ -232,6 +238,7 @@ class Driver:
         self._transports.clear()
         self._attached_at.clear()
         self._plane.close()
+        self._recorder.close()
 
     def _take(self, transport: Transport, datagram: memoryview) -> None:
         octets = bytes(datagram)
@@ -246,7 +253,9 @@ class Driver:
             octets = octets[4:]
         self._current = transport
         try:
-            self._endpoint.receive(Datagram(transport.path, octets), self._loop.time())
+            message = Datagram(transport.path, octets)
+            self._recorder.message(message, is_ours=False)
+            self._endpoint.receive(message, self._loop.time())
             self._drain()
         except Exception:  # one datagram must never take the others down
             self.counters["internal_errors"] += 1
@@ -297,11 +306,10 @@ class Driver:
             case Moved():
                 if output.sa in self.live:
                     self.live[output.sa].path = output.path
-            case AskLease():
-                answer = self._lease_answerer(output)
-                self._endpoint.answer(output, answer, self._loop.time())
-            case AskActivity():
-                self._endpoint.answer(output, self._last_in(output), self._loop.time())
+            case AskLease() | AskActivity():
+                self._answer(output)
+            case KeysDerived():
+                self._recorder.ike_keys(output)
             case Trace():
                 logger.log(_LEVELS[output.level], "%s", output.text)
             case (
@@ -316,11 +324,16 @@ class Driver:
                 self._note(output)
                 self._observer(output)
 
+    def _answer(self, ask: AskLease | AskActivity) -> None:
+        answer = self._lease_answerer(ask) if isinstance(ask, AskLease) else self._last_in(ask)
+        self._endpoint.answer(ask, answer, self._loop.time())
+
     def _send(self, datagram: Datagram) -> None:
         transport = self._transport(datagram.path)
         if transport is None:
             self.counters["dropped_no_transport"] += 1
             return
+        self._recorder.message(datagram, is_ours=True)
         marker = NON_ESP_MARKER if datagram.path.has_marker else b""
         transport.send(marker + datagram.octets)
 
@@ -353,6 +366,7 @@ class Driver:
 
     def _install(self, output: InstallChildSa, live: LiveSa | None) -> None:
         child = output.child
+        self._recorder.child_keys(child)
         try:
             transport = self._existing_transport(child.path)
             self._plane.install(child, transport, use_outbound=output.use_outbound)

@@ -23,6 +23,7 @@ from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.host import Host, check_rights
+from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.demux.listener import Listener, server_context
@@ -64,13 +65,14 @@ class Server:
     Args:
         file: the configuration.
         name: of the instance.
+        recorder: writes down what Wireshark needs.
 
     Raises:
         TunnelwrapError: another one runs with this configuration, or the TUN device or the leases
             cannot be had.
     """
 
-    def __init__(self, file: GatewayFile, name: str) -> None:
+    def __init__(self, file: GatewayFile, name: str, recorder: Recorder) -> None:
         check_rights()
         check_free(file.gateway.control_socket)
         self._file = file
@@ -92,9 +94,10 @@ class Server:
             connections=self._policies,
             limits=limits(file.gateway),
             token_secret=lasting_secret(state / "crash-tokens"),
+            exports_keys=recorder.takes_keys,
         )
         endpoint.redirect_newcomers(file.gateway.redirect_to)
-        self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease)
+        self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease, recorder)
         self._driver.find_udp_by(self._udp_transport)
         self._udp: list[UdpListener] = []
         self._streams: list[Listener] = []

@@ -54,6 +54,10 @@ class DataPlane(Protocol):
     def counters(self, spi_in: int) -> SaCounters:
         """The counters of an installed Child SA (all zero if unknown)."""
 
+    @property
+    def drops(self) -> dict[str, int]:
+        """Packets dropped, by cause."""
+
     def feed(self, transport: Transport, batch: Sequence[memoryview]) -> list[memoryview]:
         """Take the ESP packets of a batch; give back what is not ours (IKE, keepalive, unknown).
 

@@ -5,13 +5,19 @@ from collections.abc import Callable
 from datetime import datetime
 
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike.outputs import Output, Trace
 from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.ike.ticket import HeldTicket, TicketOffice
+from tunnelwrap.path import Path
+from tunnelwrap.wire.message import Message
+from tunnelwrap.wire.payloads import Notify
 
 Random = Callable[[int], bytes]
 WallClock = Callable[[], datetime]
+
+_NOTIFIES = {int(known): known.name.lower() for known in NotifyType}
 
 FIRST_SPI = 256  # 0 is the non-ESP marker, 1-255 are reserved. RFC 4303 §2.1
 
@@ -26,6 +32,7 @@ class Context:
         "_spis",
         "_touched",
         "counters",
+        "exports_keys",
         "forces_encapsulation",
         "held_tickets",
         "limits",
@@ -44,11 +51,13 @@ class Context:
         limits: Limits,
         *,
         forces_encapsulation: bool,
+        exports_keys: bool = False,
     ) -> None:
         self.random = random
         self.wall_clock = wall_clock
         self.limits = limits
         self.forces_encapsulation = forces_encapsulation
+        self.exports_keys = exports_keys
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
         self.tickets = TicketOffice(random)
@@ -89,6 +98,22 @@ class Context:
         if held is not None and held.session.sa == sa:
             del self.held_tickets[connection]
 
+    def heard(self, sa: int | None, message: Message, path: Path) -> None:
+        """Tell of a message that came, and count what it notifies."""
+        self._count_notifies("received", message)
+        self.trace(sa, "debug", f"< {message} from {path}")
+
+    def said(self, sa: int | None, message: Message, path: Path, datagrams: int = 1) -> None:
+        """Tell of a message that goes out, in so many datagrams; count what it notifies."""
+        self._count_notifies("sent", message)
+        self.trace(sa, "debug", f"> {message} to {path}{in_fragments(datagrams)}")
+
+    def _count_notifies(self, direction: str, message: Message) -> None:
+        """By name; those without one together, or strangers would fill the memory."""
+        for notify in message.all(Notify):
+            name = _NOTIFIES.get(notify.notify, "unknown")
+            self.counters[f"notify_{direction}_{name}"] += 1
+
     def new_sa_id(self) -> int:
         """A name for a new IKE SA, never given twice."""
         self._sa_ids += 1
@@ -121,3 +146,8 @@ class Context:
         """``seconds``, shortened by up to ``share`` so that two peers rarely collide."""
         fraction = int.from_bytes(self.random(4), "big") / 2**32
         return seconds * (1.0 - share * fraction)
+
+
+def in_fragments(datagrams: int) -> str:
+    """What to add to a line about a message that travels in so many datagrams."""
+    return f" in {datagrams} fragments" if datagrams > 1 else ""

@@ -36,7 +36,6 @@ from tunnelwrap.ike.negotiate import (
 from tunnelwrap.ike.outputs import ChildRefused, Rekeyed
 from tunnelwrap.ike.pairs import as_pair
 from tunnelwrap.ike.policy import ChildPolicy
-from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import ChildState, IkeState, check_occurrence
 from tunnelwrap.ike.sa import IkeSa, Next
 from tunnelwrap.ike.sa_init import NONCE_LENGTH, refuse_errors
@@ -443,11 +442,8 @@ def _install_rekeyed(
     old_suite, old_keys, _ = old.agreed
     suite = IkeSuite.from_proposal(chosen)
     seed = skeyseed_rekey(old_suite.prf_function(), old_keys.sk_d, shared, *nonces)
-    new.suite, new.chosen = suite, chosen
-    new.keys = ike_keys(suite, seed, *nonces, new.spi_i, new.spi_r)
-    new.protection = Protection(
-        suite, new.keys, is_initiator=new.is_initiator, random=new.context.random
-    )
+    new.chosen = chosen
+    new.take_keys(suite, ike_keys(suite, seed, *nonces, new.spi_i, new.spi_r))
 
 
 def _ended_early(sa: IkeSa, child: ChildSa) -> bool:

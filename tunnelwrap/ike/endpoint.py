@@ -50,6 +50,7 @@ class Endpoint:
         limits: what strangers may cost.
         forces_encapsulation: ESP must travel in UDP (or a stream), never bare.
         token_secret: survives us, so that peers can be told when we have lost our state.
+        exports_keys: say ``KeysDerived`` with the keys of each IKE SA.
     """
 
     __slots__ = (
@@ -65,7 +66,7 @@ class Endpoint:
         "_streams",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each is a fact of its own
         self,
         random: Random,
         wall_clock: WallClock,
@@ -74,9 +75,14 @@ class Endpoint:
         limits: Limits | None = None,
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
+        exports_keys: bool = False,
     ) -> None:
         self._context = Context(
-            random, wall_clock, limits or Limits(), forces_encapsulation=forces_encapsulation
+            random,
+            wall_clock,
+            limits or Limits(),
+            forces_encapsulation=forces_encapsulation,
+            exports_keys=exports_keys,
         )
         self._context.token_secret = token_secret
         self._departed = crash.Departed()
@@ -260,6 +266,9 @@ class Endpoint:
     def _receive_initial(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
         known = self._initial.get(datagram.octets)
         if known is not None and known.handshake is not None:
+            self._context.counters["repeated_responses"] += 1
+            text = f"> repeats the last response to {datagram.path}"
+            self._context.trace(known.id, "debug", text)
             self._context.emit(Transmit(Datagram(datagram.path, known.handshake.response)))
             return
         if not self._connections or datagram.path in self._streams:
@@ -301,7 +310,7 @@ class Endpoint:
         sa = IkeSa(
             self._context, self._connections, datagram.path, self._register, is_initiator=False
         )
-        self._context.trace(sa.id, "debug", f"< {message} from {datagram.path}")
+        self._context.heard(sa.id, message, datagram.path)
         try:
             if header.exchange == ExchangeType.IKE_SESSION_RESUME:
                 response = resumption.answer(sa, message, datagram.octets, now)
@@ -315,8 +324,6 @@ class Endpoint:
         self._register(sa)
         self._initial[datagram.octets] = sa
         self._half_open.enter(sa.id, place)
-        exchange = name_of(ExchangeType, header.exchange)
-        self._context.trace(sa.id, "debug", f"> {exchange} response to {datagram.path}")
         sa.transmit(response)
         self._settle(sa.id, now)
 
@@ -335,6 +342,7 @@ class Endpoint:
             message_id=0,
             payloads=(Notify.of(refusal.notify, refusal.data),),
         )
+        self._context.said(None, reply, path)
         self._context.emit(Transmit(Datagram(path, reply.encode())))
 
     def _refuse_version(self, datagram: Datagram) -> None:
@@ -356,6 +364,7 @@ class Endpoint:
             message_id=asked.message_id,
             payloads=(Notify.of(NotifyType.INVALID_MAJOR_VERSION, bytes([MAJOR_VERSION])),),
         )
+        self._context.said(None, reply, datagram.path)
         self._context.emit(Transmit(Datagram(datagram.path, reply.encode())))
 
     def _register(self, sa: IkeSa) -> None:

@@ -30,6 +30,7 @@ from tunnelwrap.ike import (
     redirect,
     resumption,
 )
+from tunnelwrap.ike.context import in_fragments
 from tunnelwrap.ike.create_child import (
     CreateChild,
     RekeyChild,
@@ -94,7 +95,9 @@ def receive(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Non
             _receive_init_response(sa, header, datagram, now)
         elif header.next_payload == PayloadType.NOTIFY:
             crash.receive_clear(sa, header, datagram.octets, now)
-        elif sa.protection is not None:
+        elif sa.protection is None:
+            _drop(sa, "without_keys")
+        else:
             message = open_message(sa, header, datagram, now)
             if message is not None:
                 _dispatch(sa, message, datagram.path, now)
@@ -253,7 +256,7 @@ def _receive_init_response(sa: IkeSa, header: IkeHeader, datagram: Datagram, now
 
 
 def _dispatch(sa: IkeSa, message: Message, path: Path, now: float) -> None:
-    sa.context.trace(sa.id, "debug", f"< {message} from {path}")
+    sa.context.heard(sa.id, message, path)
     if message.is_response:
         _on_response(sa, message, now, path)
     else:
@@ -283,6 +286,9 @@ def _on_request(sa: IkeSa, message: Message, path: Path, now: float) -> None:
 def _respond_again(sa: IkeSa, back: Path) -> None:
     """The same response; whole where it goes out by a stream now. RFC 9329 §7.5."""
     sa.responses.split_anew(*sa.fragmentation.response_on(sa.responses.response, back))
+    sa.context.counters["repeated_responses"] += 1
+    pieces = in_fragments(len(sa.responses.response))
+    sa.context.trace(sa.id, "debug", f"> repeats the last response to {back}{pieces}")
     sa.transmit(*sa.responses.response, path=back)
 
 
@@ -391,7 +397,7 @@ def _on_response(sa: IkeSa, message: Message, now: float, path: Path) -> None:
         _drop(sa, "unexpected_response")
         return
     if isinstance(exchange, SaInit):
-        sa.context.trace(sa.id, "debug", f"< {message} from {path}")
+        sa.context.heard(sa.id, message, path)
     sa.exchange = None
     try:
         what_follows = exchange.on_response(sa, message, now)
@@ -446,7 +452,7 @@ def _send_request(sa: IkeSa, exchange: Exchange, payloads: Sequence[Payload], no
     else:
         sent = Sent(message, sa.agreed[2])
         datagrams = sa.fragmentation.seal_request(sent, sa.path, sa.fragment_size)
-    sa.context.trace(sa.id, "debug", f"> {message} to {sa.path}{_in_fragments(datagrams)}")
+    sa.context.said(sa.id, message, sa.path, len(datagrams))
     sa.exchange = exchange
     sa.ended_early.clear()
     sa.requests.sent(datagrams, now, is_reliable=sa.path.carrier.is_reliable)
@@ -457,13 +463,9 @@ def _send_response(sa: IkeSa, request: Message, payloads: list[Payload], path: P
     message = sa.reply(request.exchange, request.message_id, payloads)
     back, sent = _way_back(sa, path), Sent(message, sa.agreed[2])
     datagrams = sa.fragmentation.seal_response(sent, back, sa.fragment_size)
-    sa.context.trace(sa.id, "debug", f"> {message} to {back}{_in_fragments(datagrams)}")
+    sa.context.said(sa.id, message, back, len(datagrams))
     sa.responses.answered(*datagrams)
     sa.transmit(*datagrams, path=back)
-
-
-def _in_fragments(datagrams: tuple[bytes, ...]) -> str:
-    return f" in {len(datagrams)} fragments" if len(datagrams) > 1 else ""
 
 
 def _way_back(sa: IkeSa, path: Path) -> Path:
@@ -476,7 +478,7 @@ def _retransmit(sa: IkeSa, now: float) -> None:
     datagrams = datagrams or sa.requests.expire(now, is_reliable=sa.path.carrier.is_reliable)
     if datagrams:
         sa.context.counters["retransmitted"] += 1
-        how = f"to {sa.path}{_in_fragments(datagrams)}"
+        how = f"to {sa.path}{in_fragments(len(datagrams))}"
         sa.context.trace(sa.id, "debug", f"> repeats request {sa.requests.next_id} {how}")
         sa.transmit(*datagrams)
         return
@@ -550,3 +552,4 @@ def _on_child_timer(sa: IkeSa, timer: Timer, spi_in: int) -> None:
 
 def _drop(sa: IkeSa, cause: str) -> None:
     sa.context.counters[f"dropped_{cause}"] += 1
+    sa.context.trace(sa.id, "debug", f"= drops a message to {sa.local_spi.hex()}: {cause}")

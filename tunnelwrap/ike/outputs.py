@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from tunnelwrap.crypto.keymat import IkeKeys
+from tunnelwrap.crypto.suite import IkeSuite
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.path import Datagram, IpAddress, Path
 
@@ -121,6 +123,17 @@ class Rekeyed:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysDerived:
+    """New keys of an IKE SA, for who must read its messages; only if ``exports_keys`` is set."""
+
+    sa: SaId
+    spi_i: bytes
+    spi_r: bytes
+    suite: IkeSuite
+    keys: IkeKeys
+
+
+@dataclass(frozen=True, slots=True)
 class ChildRefused:
     """A Child SA that we asked for was refused; the IKE SA lives on."""
 
@@ -189,6 +202,7 @@ Output = (
     | Rekeyed
     | Redirected
     | ReauthenticationDue
+    | KeysDerived
     | ChildRefused
     | Closed
     | AskLease

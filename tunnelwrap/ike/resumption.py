@@ -213,10 +213,12 @@ def answer(sa: IkeSa, message: Message, octets: bytes, now: float) -> bytes:
     sa.ticket_name = name
     n_r = sa.context.random(NONCE_LENGTH)
     payloads = [Nonce(n_r), *abilities(sa)]
-    response = sa.reply(ExchangeType.IKE_SESSION_RESUME, 0, payloads).encode()
+    reply = sa.reply(ExchangeType.IKE_SESSION_RESUME, 0, payloads)
+    response = reply.encode()
     _resume(sa, session, (nonce.data, n_r), (octets, response))
     sa.peer_follows_redirects = redirect.is_followed(message)
     sa.become(IkeState.AUTHENTICATING)
+    sa.context.said(sa.id, reply, sa.path)
     return response
 
 

@@ -19,7 +19,7 @@ from tunnelwrap.iana import ExchangeType
 from tunnelwrap.ike.children import Children
 from tunnelwrap.ike.context import Context
 from tunnelwrap.ike.fragments import Fragmentation
-from tunnelwrap.ike.outputs import Closed, Lease, Moved, Transmit
+from tunnelwrap.ike.outputs import Closed, KeysDerived, Lease, Moved, Transmit
 from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
 from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import TRANSITIONS, IkeState
@@ -225,6 +225,14 @@ class IkeSa:
         if self.policy is None:
             raise UsageError(f"IKE SA {self} has no connection in state {self.state}")
         return self.policy
+
+    def take_keys(self, suite: IkeSuite, keys: IkeKeys) -> None:
+        """Protect messages with these keys from now on; both SPIs are known."""
+        self.suite, self.keys = suite, keys
+        random = self.context.random
+        self.protection = Protection(suite, keys, is_initiator=self.is_initiator, random=random)
+        if self.context.exports_keys:
+            self.context.emit(KeysDerived(self.id, self.spi_i, self.spi_r, suite, keys))
 
     def become(self, state: IkeState) -> None:
         """The only writer of ``state``."""

@@ -21,7 +21,6 @@ from tunnelwrap.ike.negotiate import (
     transform_id,
 )
 from tunnelwrap.ike.outputs import Answered
-from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import IkeState, check_occurrence
 from tunnelwrap.ike.sa import Handshake, IkeSa, Nat, Next
 from tunnelwrap.path import Path, SocketAddress
@@ -210,7 +209,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
     sa.nat = detect_nat(message, sa.path)
     sa.fragmentation.is_agreed = knows_fragments(message)
     n_r = sa.context.random(NONCE_LENGTH)
-    response = sa.reply(
+    reply = sa.reply(
         ExchangeType.IKE_SA_INIT,
         0,
         [
@@ -221,11 +220,13 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
             *childless.support(sa.connections),
             *_certificate_requests(sa),
         ],
-    ).encode()
+    )
+    response = reply.encode()
     handshake = Handshake(nonce.data, n_r, octets, response, _hashes(message), chosen)
     install_keys(sa, suite, handshake, shared)
     sa.peer_follows_redirects = redirect.is_followed(message)
     sa.become(IkeState.AUTHENTICATING)
+    sa.context.said(sa.id, reply, sa.path)
     return response
 
 
@@ -237,12 +238,10 @@ def install_keys(sa: IkeSa, suite: IkeSuite, handshake: Handshake, shared: Secre
 
 def install_seed(sa: IkeSa, suite: IkeSuite, handshake: Handshake, seed: Secret) -> None:
     """All keys of a new IKE SA, however its SKEYSEED came about."""
-    sa.suite, sa.chosen = suite, handshake.chosen
+    sa.chosen = handshake.chosen
     sa.handshake = handshake
-    sa.keys = ike_keys(suite, seed, handshake.n_i, handshake.n_r, sa.spi_i, sa.spi_r)
-    sa.protection = Protection(
-        suite, sa.keys, is_initiator=sa.is_initiator, random=sa.context.random
-    )
+    keys = ike_keys(suite, seed, handshake.n_i, handshake.n_r, sa.spi_i, sa.spi_r)
+    sa.take_keys(suite, keys)
 
 
 def float_if_needed(sa: IkeSa) -> None:
