@@ -40,7 +40,7 @@ PACKAGES = {
 }
 """Debian packages that the tests use, and what for."""
 
-NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/io")
+NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/fuzz", "tests/io")
 ROOT_TESTS = ("tests/netns", "tests/interop")
 COVERAGE_LEAST = 85
 

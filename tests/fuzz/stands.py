@@ -1,0 +1,230 @@
+"""Endpoints in every state that a peer meets, and how an input gets to them.
+
+An input is one octet of circumstances (``Way``) and then either a datagram as it is, or one octet
+exchange type, one octet first payload type, and the chain of payloads that the peer seals.
+"""
+
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import IntFlag
+from ipaddress import ip_address
+
+from tests.flows.scripted import Scripted, ScriptedInitiator, ScriptedResponder
+from tests.kit.pair import NOW
+from tests.kit.policies import client, gateway, road_warrior
+from tunnelwrap.errors import UsageError
+from tunnelwrap.ike.endpoint import Endpoint
+from tunnelwrap.ike.outputs import (
+    AskActivity,
+    AskLease,
+    Closed,
+    InstallChildSa,
+    Lease,
+    Output,
+    Trace,
+    Transmit,
+)
+from tunnelwrap.path import Carrier, Datagram, Path
+from tunnelwrap.wire.message import IkeHeader, Message, encode_outer
+
+SPI_PLACES = slice(0, 16)
+MOST_CHANGES = 16  # before a Stand is made anew
+MOST_ANSWERS = 8  # to one datagram of an authentic peer, with time passing
+
+
+LEASE = Lease((ip_address("10.1.0.9"),))
+
+
+class Way(IntFlag):
+    """How an input arrives."""
+
+    RAW = 0x01  # a datagram as it is; else sealed by the peer
+    RESPONSE = 0x02
+    STREAM = 0x04  # by TCP
+    OWN_SPIS = 0x08  # a datagram with the SPIs of the IKE SA
+    REKEY_CHILD = 0x10  # an exchange of our own is under way; both bits: a delete
+    REKEY_IKE = 0x20
+    OTHER_ID = 0x40  # the message ID before
+    LATER = 0x80  # and then time passes
+
+
+@dataclass
+class Stand:
+    """An Endpoint in some state, and the peer that has the keys, or None for strangers."""
+
+    endpoint: Endpoint
+    peer: Scripted | None
+    path: Path
+    now: float
+    request_id: int  # of the peer's next request
+    child: int | None = None  # inbound SPI
+    sa: int | None = None  # the Endpoint's name for its IKE SA
+    waiting_id: int = 0  # message ID that the Endpoint waits for a response to
+    is_over: bool = False  # its IKE SA is gone
+
+    def deliver(self, data: bytes) -> bool:
+        """Give it one input; True where it did anything at all but count and tell."""
+        way, rest = Way(data[0]), data[1:]
+        outputs = self._wish(way)
+        octets = self._octets(way, rest)
+        if octets is None:
+            return bool(outputs)
+        path = replace(self.path, carrier=Carrier.TCP, id=7) if way & Way.STREAM else self.path
+        self.endpoint.receive(Datagram(path, octets), self.now)
+        answers = self.drain()
+        assert self.peer is not None or _datagrams(answers) <= 1, "a stranger gets one for one"
+        outputs += answers
+        if way & Way.LATER:
+            self.now += 40.0
+            self.endpoint.handle_timeout(self.now)
+            outputs += self.drain()
+        assert self.endpoint.next_timeout() is None or self.endpoint.next_timeout() > self.now
+        return any(not isinstance(output, Trace) for output in outputs)
+
+    def drain(self) -> list[Output]:
+        """Everything it says, with its questions answered."""
+        outputs = self.endpoint.outputs()
+        for output in outputs:
+            if isinstance(output, AskLease):
+                self.endpoint.answer(output, LEASE, self.now)
+            elif isinstance(output, AskActivity):
+                self.endpoint.answer(output, None, self.now)
+            elif isinstance(output, Transmit):
+                self._sent(IkeHeader.decode(output.datagram.octets))
+            elif isinstance(output, Closed):
+                self.is_over = True
+            elif isinstance(output, InstallChildSa):
+                self.child = output.child.spi_in
+        more = self.endpoint.outputs()
+        assert len(outputs) + len(more) < 10 * MOST_ANSWERS
+        return outputs + more
+
+    def _sent(self, header: IkeHeader) -> None:
+        if not header.is_response:
+            self.waiting_id = header.message_id
+        elif header.message_id == self.request_id:
+            self.request_id += 1
+
+    def _wish(self, way: Way) -> list[Output]:
+        if self.sa is None or self.child is None:
+            return []
+        kinds = way & (Way.REKEY_CHILD | Way.REKEY_IKE)
+        if kinds == Way.REKEY_CHILD:
+            self.endpoint.limit_reached(self.sa, self.child, self.now, is_hard=False)
+        elif kinds == Way.REKEY_IKE:
+            with suppress(UsageError):  # it is being replaced or deleted already
+                self.endpoint.rekey(self.sa, self.now)
+        elif kinds:
+            self.endpoint.close(self.sa, "enough", self.now)
+        return self.drain()
+
+    def _octets(self, way: Way, rest: bytes) -> bytes | None:
+        if way & Way.RAW:
+            if way & Way.OWN_SPIS and self.peer is not None:
+                rest = self.peer.sa.spi_i + self.peer.sa.spi_r + rest[16:]
+            return rest
+        if self.peer is None or len(rest) < 2:
+            return None
+        is_response = bool(way & Way.RESPONSE)
+        expected = self.waiting_id if is_response else self.request_id
+        number = max(expected - 1, 0) if way & Way.OTHER_ID else expected
+        return seal(self.peer, rest[0], rest[1], rest[2:], number, is_response=is_response)
+
+
+def seal(
+    peer: Scripted, exchange: int, first: int, chain: bytes, number: int, *, is_response: bool
+) -> bytes:
+    """A message of the peer with these octets inside SK."""
+    suite, keys, _ = peer.sa.agreed
+    cipher, is_initiator = suite.cipher(), peer.sa.is_initiator
+    pair = (keys.sk_ei, keys.sk_ai) if is_initiator else (keys.sk_er, keys.sk_ar)
+    spis = (peer.sa.spi_i, peer.sa.spi_r)
+    message = Message(*spis, exchange, is_response, is_initiator, number, ())
+    aad = encode_outer(message, first, cipher.sealed_length(len(chain)))
+    return aad + cipher.bind(*pair).seal(aad, cipher.pad(chain), bytes(cipher.iv_length))
+
+
+def _datagrams(outputs: list[Output]) -> int:
+    return sum(isinstance(output, Transmit) for output in outputs)
+
+
+def gateway_of_strangers() -> Stand:
+    """A gateway that nobody has spoken to."""
+    endpoint = Endpoint(random.Random(8).randbytes, lambda: NOW, connections=[gateway()])
+    peer = ScriptedInitiator(client(), gateway())
+    return Stand(endpoint, None, peer.arrival, peer.now, 0)
+
+
+def client_in_init() -> Stand:
+    """A client that waits for the response of IKE_SA_INIT."""
+    peer = ScriptedResponder(client(), gateway())
+    return _stand(peer, None, 0)
+
+
+def gateway_in_auth() -> Stand:
+    """A gateway that waits for IKE_AUTH of a peer that is not authenticated, and has a pool."""
+    peer = ScriptedInitiator(*road_warrior())
+    peer.init()
+    return _stand(peer, peer, 1)
+
+
+def client_in_auth() -> Stand:
+    """A client that waits for the response of IKE_AUTH."""
+    peer = ScriptedResponder(client(), gateway())
+    peer.answer_init()
+    return replace(_stand(peer, peer, 0), waiting_id=1)
+
+
+def gateway_established() -> Stand:
+    """A gateway with an authenticated peer."""
+    peer = ScriptedInitiator(client(), gateway())
+    peer.connect()
+    return _established(peer, 2)
+
+
+def client_established() -> Stand:
+    """A client with an authenticated peer."""
+    peer = ScriptedResponder(client(), gateway())
+    peer.connect()
+    return _established(peer, 0)
+
+
+def _established(peer: Scripted, request_id: int) -> Stand:
+    installed = peer.fact(InstallChildSa)
+    assert installed is not None, "the flow tests see to that"
+    stand = _stand(peer, peer, request_id)
+    return replace(stand, child=installed.child.spi_in, sa=installed.sa)
+
+
+def _stand(peer: Scripted, keyholder: Scripted | None, request_id: int) -> Stand:
+    return Stand(peer.endpoint, keyholder, peer.arrival, peer.now, request_id)
+
+
+class Runner:
+    """Gives inputs to a Stand, and makes a new one when it is over or has lived through enough.
+
+    What fails may need what came before: the error names all that changed anything.
+    """
+
+    def __init__(self, make: Callable[[], Stand]) -> None:
+        self._make = make
+        self._stand: Stand | None = None
+        self._history: list[bytes] = []
+
+    def __call__(self, data: bytes) -> None:
+        if not data:
+            return
+        stand, self._stand = self._stand or self._make(), None
+        try:
+            has_changed = stand.deliver(data)
+        except Exception as error:
+            before = " ".join(octets.hex() for octets in self._history)
+            raise AssertionError(f"after {before or 'nothing'}: {error!r}") from error
+        if has_changed:
+            self._history.append(data)
+        if stand.is_over or len(self._history) > MOST_CHANGES:
+            self._history = []
+        else:
+            self._stand = stand

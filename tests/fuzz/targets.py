@@ -1,0 +1,6 @@
+"""All fuzz targets by name."""
+
+from tests.fuzz.decoders import DECODER_TARGETS
+from tests.fuzz.endpoints import ENDPOINT_TARGETS
+
+TARGETS = {target.name: target for target in (*DECODER_TARGETS, *ENDPOINT_TARGETS)}
