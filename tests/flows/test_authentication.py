@@ -63,6 +63,7 @@ def test_both_sides_show_certificates(kind: str) -> None:
     assert pair.i.fact(Established) is not None
 
 
+@pytest.mark.rfc("7296", "3.6")
 def test_intermediates_travel_along() -> None:
     middle = authority("Middle", issuer=ROOT, number=102)
     pair = pair_of(client_entity=entity("CN=client", middle, sans=["client@example.org"]))

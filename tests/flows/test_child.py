@@ -103,6 +103,7 @@ def test_disjoint_selectors_are_unacceptable_and_named_on_both_sides() -> None:
     assert "offered 172.16.0.0/16, allowed 10.2.0.0/24" in theirs.reason
 
 
+@pytest.mark.rfc("7296", "1.1.2")
 @pytest.mark.rfc("7296", "1.3.1")
 @pytest.mark.parametrize(
     ("ours", "theirs", "agreed"),
@@ -258,6 +259,7 @@ def spi(pair: Pair) -> int:
     return pair.i.plane.sending.spi_in
 
 
+@pytest.mark.rfc("7296", "2.8")
 @pytest.mark.parametrize("carrier", [Carrier.UDP, Carrier.TCP])
 def test_a_child_sa_is_rekeyed_in_time(carrier: Carrier) -> None:
     pair = limited(ChildLifetime(rekey_s=100.0, hard_s=150.0), carrier)

@@ -33,6 +33,7 @@ def leased(lease: Lease, *, ipv4: bool = True, ipv6: bool = False) -> Pair:
     return pair
 
 
+@pytest.mark.rfc("7296", "3.15")
 @pytest.mark.rfc("7296", "2.19")
 @pytest.mark.parametrize(
     ("addresses", "ts"),
@@ -106,6 +107,7 @@ def test_a_lease_that_comes_too_late_changes_nothing() -> None:
     assert pair.r.endpoint.outputs() == []
 
 
+@pytest.mark.rfc("7296", "3.15.4")
 def test_an_exhausted_pool_is_named_on_both_sides() -> None:
     inside, outside = road_warrior()
     pair = Pair(inside, outside, lease=InternalAddressFailure("pool office is full"))

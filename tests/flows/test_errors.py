@@ -95,6 +95,7 @@ def test_an_unknown_critical_payload_in_ike_auth_ends_it() -> None:
     assert not closed(peer).was_established
 
 
+@pytest.mark.rfc("7296", "3.10.1")
 @pytest.mark.rfc("7296", "2.5")
 def test_unknown_payloads_and_status_notifies_are_passed_over() -> None:
     peer = initiator()
@@ -126,6 +127,7 @@ def swapped(old: type, make: Callable[[Payload], Payload]) -> Change:
     return lambda payloads: [make(p) if isinstance(p, old) else p for p in payloads]
 
 
+@pytest.mark.rfc("7296", "2.16")
 @pytest.mark.rfc("7296", "1.2")
 def test_ike_auth_without_auth_asks_for_eap_which_is_refused_by_name() -> None:
     peer = ScriptedInitiator(client(), gateway())
@@ -166,6 +168,7 @@ def test_exchanges_out_of_place_are_dropped(exchange: int) -> None:
     assert peer.endpoint.counters["dropped_illegal_exchange"] == 1
 
 
+@pytest.mark.rfc("7296", "2.2")
 @pytest.mark.rfc("7296", "2.3")
 def test_message_ids_outside_the_window_are_dropped() -> None:
     peer = initiator()
@@ -205,6 +208,7 @@ def test_a_responder_that_is_told_authentication_failed_closes() -> None:
     assert closed(peer).was_established
 
 
+@pytest.mark.rfc("7296", "1.4.1")
 def test_deletes_of_unknown_child_sas_are_answered_without_one() -> None:
     peer = initiator()
     answer = peer.ask(ExchangeType.INFORMATIONAL, Delete(ProtocolId.ESP, (b"none",)))
@@ -511,6 +515,7 @@ def test_each_error_has_its_own_time_for_something_better() -> None:
 # --- strangers --------------------------------------------------------------------------------
 
 
+@pytest.mark.rfc("7296", "1.5")
 @pytest.mark.rfc("7296", "2.5")
 def test_a_later_major_version_is_told_ours() -> None:
     peer = ScriptedInitiator(client(), gateway())

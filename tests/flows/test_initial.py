@@ -146,6 +146,7 @@ def test_the_shell_decides_who_goes_on_to_authenticate() -> None:
     assert len(pair.i.sent) == 1
 
 
+@pytest.mark.rfc("7296", "2.21")
 def test_any_changed_octet_in_ike_auth_is_dropped_in_silence() -> None:
     """The whole message is authenticated; the true one is still taken afterwards.
 
@@ -166,6 +167,7 @@ def test_any_changed_octet_in_ike_auth_is_dropped_in_silence() -> None:
     assert pair.r.fact(Established) is not None
 
 
+@pytest.mark.rfc("7296", "3.4")
 @pytest.mark.rfc("7296", "1.2")
 def test_a_method_that_we_did_not_offer_ends_it_with_both_named() -> None:
     peer = ScriptedResponder(client(), gateway())

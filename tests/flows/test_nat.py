@@ -28,6 +28,7 @@ def reached(pair: Pair) -> object:
     return pair.r.plane.sending.path.peer
 
 
+@pytest.mark.rfc("7296", "2.23")
 def test_nat_is_seen_and_the_path_floats_to_4500() -> None:
     inner, outer = address("192.0.2.1", 500), address("203.0.113.9", 1024)
     low = Path(inner, address("198.51.100.1", 500), Carrier.UDP, has_marker=False)
@@ -44,6 +45,7 @@ def test_nat_is_seen_and_the_path_floats_to_4500() -> None:
     assert [d.path.local.port for d in pair.i.sent] == [500, 4500]
 
 
+@pytest.mark.rfc("7296", "2.23")
 def test_a_new_mapping_is_followed_with_the_next_message() -> None:
     pair = behind_nat()
     assert reached(pair) == FIRST

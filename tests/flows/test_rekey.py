@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.kit.pair import Host, Pair, Wire
-from tests.kit.policies import client, gateway, quiet
+from tests.kit.policies import client, gateway, quiet, selectors
 from tunnelwrap.iana import ExchangeType
 from tunnelwrap.ike.outputs import Closed, Rekeyed
 from tunnelwrap.ike.policy import ChildLifetime, ConnectionPolicy
@@ -44,6 +44,7 @@ def settled(pair: Pair) -> None:
     assert pair.r.fact(Closed) is None
 
 
+@pytest.mark.rfc("7296", "1.3.3")
 @pytest.mark.parametrize("who", ["i", "r"])
 @pytest.mark.parametrize("esp", ["aes128gcm16", "aes128gcm16-x25519"])
 def test_a_child_sa_is_rekeyed_by_either_side(who: str, esp: str) -> None:
@@ -62,6 +63,7 @@ def test_a_child_sa_is_rekeyed_by_either_side(who: str, esp: str) -> None:
     settled(pair)
 
 
+@pytest.mark.rfc("7296", "2.8")
 def test_the_answering_side_sends_in_the_new_child_sa_only_when_the_old_is_deleted() -> None:
     pair = connected()
     old = pair.r.plane.sending
@@ -112,6 +114,7 @@ def test_both_rekey_the_same_child_sa_at_once(seed: int, esp: str) -> None:
     settled(pair)
 
 
+@pytest.mark.rfc("7296", "1.3.2")
 @pytest.mark.parametrize("who", ["i", "r"])
 @pytest.mark.rfc("7296", "2.18")
 def test_the_ike_sa_is_rekeyed_by_either_side(who: str) -> None:
@@ -151,6 +154,7 @@ def test_both_rekey_the_ike_sa_at_once(seed: int) -> None:
     settled(pair)
 
 
+@pytest.mark.rfc("7296", "2.25.2")
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.rfc("7296", "2.25")
 def test_rekeys_of_both_kinds_cross(seed: int) -> None:
@@ -198,6 +202,7 @@ def lose(pair: Pair, numbers: set[int]) -> None:
 LOSSES = [set(), *({number} for number in range(8)), {0, 1}, {2, 3}, {0, 2}, {1, 3}]
 
 
+@pytest.mark.rfc("7296", "2.25.1")
 @pytest.mark.parametrize("lost", LOSSES, ids=str)
 @pytest.mark.parametrize("theirs", ACTIONS, ids=lambda action: action.__name__)
 @pytest.mark.parametrize("ours", ACTIONS, ids=lambda action: action.__name__)
@@ -325,6 +330,7 @@ def test_hours_of_rekeys_on_a_bad_network(seed: int) -> None:
     assert pair.agreed() or (pair.run(20.0) is None and pair.agreed())
 
 
+@pytest.mark.rfc("7296", "1.4.1")
 @pytest.mark.parametrize("who", ["i", "r"])
 def test_a_close_deletes_on_both_sides(who: str) -> None:
     pair = connected()
@@ -340,6 +346,7 @@ def test_a_close_deletes_on_both_sides(who: str) -> None:
         assert side.endpoint.next_timeout() is None, "nothing is left to do"
 
 
+@pytest.mark.rfc("7296", "2.25.2")
 def test_both_close_at_once() -> None:
     pair = connected()
     pair.i.endpoint.close(pair.sa_i, "wanted", pair.now)
@@ -351,6 +358,7 @@ def test_both_close_at_once() -> None:
     assert pair.r.fact(Closed) is not None
 
 
+@pytest.mark.rfc("7296", "1.4")
 @pytest.mark.rfc("7296", "2.4")
 def test_a_dead_peer_is_found_by_liveness_checks() -> None:
     pair = Pair(replace(quiet(client()), liveness_s=10.0), quiet(gateway()))
@@ -393,3 +401,23 @@ def test_nothing_is_repeated_with_another_content() -> None:
             h = IkeHeader.decode(datagram.octets)
             key = (h.spi_i, h.spi_r, h.message_id, h.is_response, h.is_initiator)
             assert seen.setdefault(key, datagram.octets) == datagram.octets
+
+
+@pytest.mark.rfc("7296", "2.9.2")
+def test_a_rekeyed_child_sa_keeps_its_selectors() -> None:
+    """What was narrowed once is asked for again, not what the policy would allow."""
+    wide = replace(client().child, ts_peer=selectors("10.0.0.0/8"))
+    pair = Pair(quiet(replace(client(), child=wide)), quiet(gateway()))
+    pair.connect()
+    before = pair.i.plane.sending
+
+    for host in (pair.i, pair.r):
+        spi = host.plane.sending.spi_in
+        pair.do(host, lambda end, sa, now, spi=spi: end.limit_reached(sa, spi, now, is_hard=False))
+        pair.run(5.0)
+
+    after = pair.i.plane.sending
+    assert after.spi_in != before.spi_in
+    assert after.ts_peer == before.ts_peer == selectors("10.2.0.0/24")
+    assert pair.r.plane.sending.ts_local == before.ts_peer
+    assert pair.agreed()

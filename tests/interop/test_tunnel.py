@@ -37,6 +37,7 @@ def esp_of(ike: str) -> str:
     return "-".join(part for part in ike.split("-") if not part.startswith("prf"))
 
 
+@pytest.mark.rfc("7296", "4")
 def test_psk(pair: Pair) -> None:
     initiator, responder = psk_proofs()
 
@@ -46,6 +47,7 @@ def test_psk(pair: Pair) -> None:
     assert pair.strongswan.logged(r"with pre-shared key successful")
 
 
+@pytest.mark.rfc("7296", "4")
 @pytest.mark.parametrize("kind", ["rsa", "p256", "p384"])
 def test_certificates(pair: Pair, kind: str) -> None:
     initiator, responder = certificate_proofs(kind)
@@ -57,6 +59,7 @@ def test_certificates(pair: Pair, kind: str) -> None:
     assert pair.strongswan.logged(rf"authentication of .* with {method}.* successful")
 
 
+@pytest.mark.rfc("4303", "5")
 @pytest.mark.parametrize("suite", SUITES)
 def test_suite(pair: Pair, suite: str) -> None:
     ike, ike_name, esp_name = SUITES[suite]

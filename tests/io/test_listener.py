@@ -86,6 +86,7 @@ async def test_a_prefix_in_six_segments() -> None:
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
+@pytest.mark.rfc("9329", "A")
 @pytest.mark.rfc("9329", "4")
 @pytest.mark.parametrize("version", TLS_VERSIONS)
 async def test_a_stream_in_tls(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:

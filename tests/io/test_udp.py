@@ -79,6 +79,7 @@ async def test_both_ways(closing: Callable[..., None], ip: str) -> None:
     assert not transport.is_congested
 
 
+@pytest.mark.rfc("3948", "2.1")
 @pytest.mark.parametrize("has_marker", [True, False])
 async def test_paths_say_whether_ike_has_the_marker(
     closing: Callable[..., None], *, has_marker: bool
@@ -91,6 +92,7 @@ async def test_paths_say_whether_ike_has_the_marker(
     assert transport.path.has_marker is gateway.senders[0].path.has_marker is has_marker
 
 
+@pytest.mark.rfc("7296", "2.11")
 @pytest.mark.parametrize("near", ["127.0.0.1", "127.0.0.2"])
 async def test_a_listener_on_all_addresses_answers_from_the_one_that_was_asked(
     closing: Callable[..., None], near: str

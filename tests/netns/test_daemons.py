@@ -442,6 +442,7 @@ def test_a_child_sa_that_this_host_cannot_carry(net: Hosts) -> None:
     assert client.log.splitlines()[-1].startswith("tunnelwrap: no tunnel: ")
 
 
+@pytest.mark.rfc("9329", "5")
 def test_each_carrier_has_its_reason(served: Served) -> None:
     net, _ = served
     net.block("udp dport 500 drop; tcp dport 4500 reject with tcp reset")
@@ -489,6 +490,7 @@ def test_the_log_tells_the_story_in_a_few_lines(net: Hosts) -> None:
             assert re.fullmatch(rf"\d\d:\d\d:\d\d I {words}", line)
 
 
+@pytest.mark.rfc("7296", "5")
 def test_no_log_holds_a_secret(net: Hosts) -> None:
     gateway = net.serve({"connections": {"clients": with_psk("gw", "road")}}, "--debug")
     wish = {"connection": {**with_psk("road", "gw"), "child": {"rekey_s": 1}}}

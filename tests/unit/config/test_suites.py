@@ -130,6 +130,10 @@ def test_an_esp_suite_reads_what_it_prints(text: str) -> None:
     assert str(EspSuite.from_proposal(parse_esp(text))) == text
 
 
+@pytest.mark.rfc("8221", "5")
+@pytest.mark.rfc("8221", "6")
+@pytest.mark.rfc("8247", "2.1")
+@pytest.mark.rfc("8247", "2.3")
 @pytest.mark.rfc("8247", "2")
 def test_defaults() -> None:
     ike = [parse_ike(text) for text in DEFAULT_IKE]

@@ -200,6 +200,7 @@ def test_usage_errors(suite: tuple) -> None:
             cipher.seal(b"", padded[:-1], bytes(kind.iv_length))
 
 
+@pytest.mark.rfc("8221", "4")
 @pytest.mark.rfc("5282", "8")
 @pytest.mark.parametrize(
     "suite",

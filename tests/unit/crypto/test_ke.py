@@ -92,6 +92,7 @@ def test_private_values_come_from_the_given_source(method: KeMethod) -> None:
     assert initiate(method, seeded(1)).public != initiate(method, seeded(2)).public
 
 
+@pytest.mark.rfc("7296", "3.4")
 @every_method
 @pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
 def test_wrong_length_is_refused(method: KeMethod, change: int) -> None:

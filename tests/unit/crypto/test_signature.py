@@ -110,6 +110,7 @@ FOREIGN_METHODS = [
 ]
 
 
+@pytest.mark.rfc("7296", "3.8")
 @pytest.mark.parametrize(("kind", "method"), FOREIGN_METHODS)
 def test_a_method_belongs_to_its_kind_of_key(kind: str, method: int) -> None:
     with pytest.raises(AuthenticationFailed):

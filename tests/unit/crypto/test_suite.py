@@ -90,6 +90,7 @@ def test_esp_lengths(suite: EspSuite, lengths: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.rfc("7296", "3.3.3")
 @pytest.mark.parametrize(
     "transforms",
     [(), (GCM, X25519), (GCM, PRF384), (PRF384, X25519), (GCM, CBC, PRF384, X25519)],
@@ -99,6 +100,7 @@ def test_ike_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform,
         ike(*transforms)
 
 
+@pytest.mark.rfc("7296", "3.3.3")
 @pytest.mark.parametrize("transforms", [(), (GCM,), (ESN,), (GCM, ESN, NO_ESN), (GCM, GCM, ESN)])
 def test_esp_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform, ...]) -> None:
     with pytest.raises(NoProposalChosen, match="expected 1"):

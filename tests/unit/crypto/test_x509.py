@@ -249,6 +249,7 @@ def test_extended_key_usage_for_something_else() -> None:
     assert "extended key usage" in refused(entity("gateway", ROOT, usage=usage).chain)
 
 
+@pytest.mark.rfc("8247", "3.1.1")
 def test_small_rsa() -> None:
     assert "RSA of 1024 bits" in refused(entity("gateway", ROOT, kind="rsa1024").chain)
     weak = authority("Weak", "rsa1024", issuer=ROOT)

@@ -141,6 +141,8 @@ def scapy_sa(box: Box, *, uses_esn: bool, tunnel: IP | IPv6) -> SecurityAssociat
     )
 
 
+@pytest.mark.rfc("4303", "3.3.2.1")
+@pytest.mark.rfc("4303", "3.3.2.2")
 @each_suite
 @with_and_without_esn
 @pytest.mark.parametrize("count", [1, BY_COLUMN + 1])
@@ -156,6 +158,8 @@ def test_scapy_opens_what_we_seal(name: str, *, uses_esn: bool, count: int) -> N
         assert bytes(opened) == inner
 
 
+@pytest.mark.rfc("4303", "3.4.4.1")
+@pytest.mark.rfc("4303", "3.4.4.2")
 @each_suite
 @with_and_without_esn
 @pytest.mark.parametrize("source", [NEAR, NEAR_6])
@@ -223,6 +227,7 @@ def test_aes_cbc_packet_of_rfc_3602_case_8() -> None:
     assert opened_by("aes128-sha256", keys, 0x8765, packet) == plain
 
 
+@pytest.mark.rfc("4303", "2.8")
 @each_suite
 @pytest.mark.parametrize("count", [1, BY_COLUMN + 2])
 def test_a_changed_octet_anywhere_is_refused(name: str, count: int) -> None:
@@ -321,6 +326,8 @@ def test_cbc_that_is_no_multiple_of_a_block_is_dropped_before_the_cipher_sees_it
     assert len(box.open(packet)) == 1
 
 
+@pytest.mark.rfc("4303", "2.2")
+@pytest.mark.rfc("4303", "3.3.3")
 def test_sequence_numbers_end_without_esn() -> None:
     """RFC 4303 §3.3.3: the counter must not cycle."""
     box = Box(uses_esn=False)
@@ -334,6 +341,7 @@ def test_sequence_numbers_end_without_esn() -> None:
     assert box.open(struct.pack(">II", SPI, 0) + sealed[0][8:]) == []
 
 
+@pytest.mark.rfc("4303", "2.2.1")
 @each_suite
 def test_extended_sequence_numbers_cross_two_to_the_32(name: str) -> None:
     box = Box(name)
@@ -365,6 +373,7 @@ def test_aead_ivs_never_repeat(name: str) -> None:
     assert len(set(ivs)) == 60
 
 
+@pytest.mark.rfc("4303", "2.3")
 def test_cbc_ivs_are_unpredictable() -> None:
     """Equal packets of equal SAs have different IVs and ciphertexts. RFC 3602 §3."""
     packets = [p for _ in range(2) for p in Box("aes128-sha256").seal(*[bytes(64)] * 20)]

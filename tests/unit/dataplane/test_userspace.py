@@ -215,6 +215,7 @@ async def test_packets_outside_of_all_selectors_do_not_leave(ready: Pair) -> Non
     assert ready.near.plane.drops == {"no-policy": 2}
 
 
+@pytest.mark.rfc("3948", "3.1.1")
 async def test_packets_outside_of_the_selectors_do_not_come_in(pair: Pair) -> None:
     """RFC 4301 §5.2: a peer with wider ideas cannot speak from other addresses."""
     wide = selectors("0.0.0.0/0")
@@ -229,6 +230,7 @@ async def test_packets_outside_of_the_selectors_do_not_come_in(pair: Pair) -> No
     assert pair.far.taken() == []
 
 
+@pytest.mark.rfc("4303", "3.4.2")
 async def test_what_is_not_ours_is_given_back_in_order(ready: Pair) -> None:
     """IKE, keepalives and unknown SPIs are the core's business."""
     await ready.near.send(udp(10))
@@ -263,6 +265,7 @@ def sealed_by_hand(inner: bytes, next_header: int) -> bytes:
     return bytes(arena[2 : ends[0]])
 
 
+@pytest.mark.rfc("4303", "2.6")
 @pytest.mark.parametrize(
     ("inner", "next_header", "drops"),
     [
@@ -289,6 +292,7 @@ async def test_authentic_nonsense_is_dropped(
     assert ready.far.plane.counters(FAR_SPI).last_in is not None
 
 
+@pytest.mark.rfc("4303", "2.7")
 async def test_traffic_flow_confidentiality_padding_is_cut_off(ready: Pair) -> None:
     """RFC 4303 §2.7: the length in the inner header decides."""
     for inner in (udp(10), udp(10, NEAR_6, FAR_6)):
@@ -425,6 +429,7 @@ def syn(source: str, destination: str, mss: int, flags: str = "S") -> bytes:
     return bytes(layer(src=source, dst=destination) / TCP(flags=flags, options=options))
 
 
+@pytest.mark.rfc("9329", "9.4")
 @pytest.mark.parametrize(("ends", "headers"), [((NEAR, FAR), 40), ((NEAR_6, FAR_6), 60)])
 async def test_mss_is_clamped_in_both_directions(ends: tuple[str, str], headers: int) -> None:
     """The near path is narrower than the TUN, so that only the near side clamps."""
@@ -471,6 +476,7 @@ async def test_senders_learn_what_fits() -> None:
         pair.close()
 
 
+@pytest.mark.rfc("4303", "3.3.4")
 async def test_packets_that_may_be_fragmented_are() -> None:
     pair = Pair(1000)
     pair.install()

@@ -37,6 +37,7 @@ def test_a_request_asks_for_what_the_policy_wants(*, ipv4: bool, ipv6: bool) -> 
     assert (wishes.wants_ipv4, wishes.wants_ipv6, wishes.addresses) == (ipv4, ipv6, ())
 
 
+@pytest.mark.rfc("7296", "3.15.3")
 def test_a_lease_survives_the_wire() -> None:
     (payload,) = reply_of(LEASE)
     assert isinstance(payload, Configuration)

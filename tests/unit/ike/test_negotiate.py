@@ -96,6 +96,7 @@ def test_no_choice_names_both_sides_and_the_nearest_pair(
         assert word in str(caught.value)
 
 
+@pytest.mark.rfc("7296", "3.3.6")
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -66,6 +66,7 @@ def test_another_path_gives_the_request_new_time() -> None:
     assert window.due() == 140.5
 
 
+@pytest.mark.rfc("7296", "2.2")
 def test_message_ids_grow_with_responses_only() -> None:
     window = RequestWindow(POLICY)
     window.sent((b"first",), 0.0, is_reliable=False)

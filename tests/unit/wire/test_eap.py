@@ -59,6 +59,7 @@ def test_padding_behind_a_packet_is_dropped() -> None:
     assert body.remaining == 0
 
 
+@pytest.mark.rfc("7296", "3.16")
 @pytest.mark.parametrize(
     ("octets", "error", "text"),
     [

@@ -16,6 +16,7 @@ from tunnelwrap.wire.esp import (
 ESP = "c0ffee01 00000001"
 
 
+@pytest.mark.rfc("3948", "2.3")
 @pytest.mark.rfc("3948", "2")
 @pytest.mark.parametrize(
     ("octets", "kind"),

@@ -90,6 +90,8 @@ GOLDEN: list[tuple[int, str, Payload]] = [
 ]
 
 
+@pytest.mark.rfc("7296", "3.10")
+@pytest.mark.rfc("7296", "3.12")
 @pytest.mark.parametrize(("payload_type", "octets", "payload"), GOLDEN)
 @pytest.mark.parametrize("critical", [False, True], ids=["plain", "critical"])
 def test_octet_for_octet(
@@ -134,6 +136,8 @@ WRONG: list[tuple[int, str, type[WireError], str]] = [
 ]
 
 
+@pytest.mark.rfc("7296", "2.10")
+@pytest.mark.rfc("7296", "3.9")
 @pytest.mark.parametrize(("payload_type", "octets", "error", "text"), WRONG)
 def test_wrong_shapes(payload_type: int, octets: str, error: type[WireError], text: str) -> None:
     with pytest.raises(error, match=text):
@@ -189,6 +193,7 @@ def test_notify_of() -> None:
     assert str(Notify.of(40000)) == "N(40000)"
 
 
+@pytest.mark.rfc("7296", "3.10.1")
 @pytest.mark.parametrize("notify", [0, 14, 16383])
 def test_errors_are_below_16384(notify: int) -> None:
     assert Notify.of(notify).is_error

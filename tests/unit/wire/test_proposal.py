@@ -29,6 +29,7 @@ def test_a_proposal_octet_for_octet() -> None:
     assert SaPayload((proposal,)).encode() == bytes.fromhex(ESP)
 
 
+@pytest.mark.rfc("7296", "3.3.2")
 @pytest.mark.rfc("7296", "3.3.1")
 def test_last_octets_and_counts() -> None:
     """Proposals but the last say 2, transforms but the last 3; the last say 0."""
@@ -89,6 +90,7 @@ def test_attributes_of_both_formats_survive() -> None:
     assert transform.encode(is_last=True) == bytes.fromhex(octets)
 
 
+@pytest.mark.rfc("7296", "3.3.6")
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -123,6 +125,7 @@ def test_a_proposal_without_transforms() -> None:
     assert payload.encode() == octets
 
 
+@pytest.mark.rfc("7296", "3.3")
 def test_an_sa_payload_has_a_proposal() -> None:
     with pytest.raises(Truncated):
         SaPayload.decode(Reader(SaPayload(()).encode()))
