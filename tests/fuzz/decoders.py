@@ -20,10 +20,12 @@ from tunnelwrap.wire import eap, esp, ip
 from tunnelwrap.wire.framing import PREFIX, Deframer, frame
 from tunnelwrap.wire.message import (
     HEADER_LENGTH,
+    Fragment,
     IkeHeader,
     Message,
     decode_chain,
     encode_chain,
+    encode_outer,
     find_encrypted,
 )
 from tunnelwrap.wire.payloads import DECODERS, decode_payload, payload_type_of
@@ -64,6 +66,8 @@ def _message(octets: bytes) -> None:
 
 def _messages() -> Iterator[bytes]:
     yield message(*PAYLOADS).encode()
+    yield encode_outer(message(), 41, 24) + bytes(24)
+    yield encode_outer(message(), 41, 24, Fragment(1, 2)) + bytes(24)
     for name in ("ike_scan", "strongswan"):
         yield from (case["message"] for case in load(name))
 

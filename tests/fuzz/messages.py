@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tests.flows.scripted import Scripted, ScriptedInitiator, ScriptedResponder, clear
-from tests.fuzz.stands import Way
+from tests.fuzz.stands import FRAGMENT, Way
 from tests.kit.policies import client, gateway, road_warrior
 from tests.unit.wire.samples import PAYLOADS
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId
@@ -32,6 +32,8 @@ def established() -> Iterator[bytes]:
         for payload in PAYLOADS:
             yield _sealed(Way(0), exchange, payload)
     yield from _real_messages()
+    for payload in PAYLOADS[:1] + PAYLOADS[-1:]:
+        yield from _fragments(_sealed(Way(0), ExchangeType.INFORMATIONAL, payload))
     for exchange, payloads in _exchanges():
         for way in (
             Way(0),
@@ -71,6 +73,19 @@ def _exchanges() -> Iterator[tuple[ExchangeType, list[Payload]]]:
         yield ExchangeType.INFORMATIONAL, [Delete(ProtocolId.IKE, ())]
         for kind in (NotifyType.TEMPORARY_FAILURE, NotifyType.CHILD_SA_NOT_FOUND):
             yield ExchangeType.CREATE_CHILD_SA, [Notify.of(kind)]
+
+
+def _fragments(whole: bytes) -> Iterator[bytes]:
+    """A sealed sample in two pieces, and as the only piece of one."""
+    head, chain = whole[:3], whole[3:]
+    way, exchange, first = head
+    half = len(chain) // 2
+    for number, total, next_payload, piece in (
+        *((1, 2, first, chain[:half]), (2, 2, 0, chain[half:])),
+        (1, 1, first, chain),
+    ):
+        place = number.to_bytes(2, "big") + total.to_bytes(2, "big")
+        yield bytes([way, exchange | FRAGMENT, next_payload]) + place + piece
 
 
 def _choice(offer: SaPayload) -> SaPayload:
@@ -137,7 +152,8 @@ def of_initiators() -> Iterator[bytes]:
     """What a gateway may get for IKE_AUTH."""
     peer = ScriptedInitiator(*road_warrior())
     peer.init()
-    yield _sealed(Way(0), ExchangeType.IKE_AUTH, *(IkeAuth().request(peer.sa, peer.now) or ()))
+    request = _sealed(Way(0), ExchangeType.IKE_AUTH, *(IkeAuth().request(peer.sa, peer.now) or ()))
+    yield from (request, *_fragments(request))
     yield from established()
 
 
@@ -145,7 +161,7 @@ def of_strangers() -> Iterator[bytes]:
     """IKE_SA_INIT both ways, and messages of IKE SAs that nobody knows."""
     initiator = ScriptedInitiator(client(), gateway())
     _, request = initiator.init_request()
-    yield bytes([Way.RAW]) + request
+    yield from (bytes([Way.RAW, number]) + request[1:] for number in range(8))  # other SPIs
     changed = [p for p in clear(request).payloads if not isinstance(p, Notify)]
     yield bytes([Way.RAW | Way.LATER]) + replace(clear(request), payloads=tuple(changed)).encode()
     yield bytes([Way.RAW]) + request[:17] + b"\x30" + request[18:]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntFlag
 from ipaddress import ip_address
+from struct import unpack_from
 
 from tests.flows.scripted import Scripted, ScriptedInitiator, ScriptedResponder
 from tests.kit.pair import NOW
@@ -26,14 +27,16 @@ from tunnelwrap.ike.outputs import (
     Trace,
     Transmit,
 )
+from tunnelwrap.ike.policy import Limits
 from tunnelwrap.path import Carrier, Datagram, Path
-from tunnelwrap.wire.message import IkeHeader, Message, encode_outer
+from tunnelwrap.wire.message import Fragment, IkeHeader, Message, encode_outer
 
 SPI_PLACES = slice(0, 16)
 MOST_CHANGES = 16  # before a Stand is made anew
 MOST_ANSWERS = 8  # to one datagram of an authentic peer, with time passing
 
 
+FRAGMENT = 0x80  # with the exchange type: a number and a total of 16 bits stand before the chain
 LEASE = Lease((ip_address("10.1.0.9"),))
 
 
@@ -94,7 +97,7 @@ class Stand:
             elif isinstance(output, Transmit):
                 self._sent(IkeHeader.decode(output.datagram.octets))
             elif isinstance(output, Closed):
-                self.is_over = True
+                self.is_over = self.peer is not None  # for strangers there is the next one
             elif isinstance(output, InstallChildSa):
                 self.child = output.child.spi_in
         more = self.endpoint.outputs()
@@ -130,19 +133,25 @@ class Stand:
         is_response = bool(way & Way.RESPONSE)
         expected = self.waiting_id if is_response else self.request_id
         number = max(expected - 1, 0) if way & Way.OTHER_ID else expected
-        return seal(self.peer, rest[0], rest[1], rest[2:], number, is_response=is_response)
+        exchange, chain, fragment = rest[0], rest[2:], None
+        if exchange & FRAGMENT and len(chain) >= 4:
+            exchange, fragment = exchange & ~FRAGMENT, Fragment(*unpack_from("!HH", chain))
+            chain = chain[4:]
+        spis = (self.peer.sa.spi_i, self.peer.sa.spi_r)
+        flags = (is_response, self.peer.sa.is_initiator)
+        return seal(
+            self.peer, Message(*spis, exchange, *flags, number, ()), rest[1], chain, fragment
+        )
 
 
 def seal(
-    peer: Scripted, exchange: int, first: int, chain: bytes, number: int, *, is_response: bool
+    peer: Scripted, message: Message, first: int, chain: bytes, fragment: Fragment | None
 ) -> bytes:
-    """A message of the peer with these octets inside SK."""
+    """A message of the peer with these octets inside SK or SKF."""
     suite, keys, _ = peer.sa.agreed
     cipher, is_initiator = suite.cipher(), peer.sa.is_initiator
     pair = (keys.sk_ei, keys.sk_ai) if is_initiator else (keys.sk_er, keys.sk_ar)
-    spis = (peer.sa.spi_i, peer.sa.spi_r)
-    message = Message(*spis, exchange, is_response, is_initiator, number, ())
-    aad = encode_outer(message, first, cipher.sealed_length(len(chain)))
+    aad = encode_outer(message, first, cipher.sealed_length(len(chain)), fragment)
     return aad + cipher.bind(*pair).seal(aad, cipher.pad(chain), bytes(cipher.iv_length))
 
 
@@ -151,8 +160,9 @@ def _datagrams(outputs: list[Output]) -> int:
 
 
 def gateway_of_strangers() -> Stand:
-    """A gateway that nobody has spoken to."""
-    endpoint = Endpoint(random.Random(8).randbytes, lambda: NOW, connections=[gateway()])
+    """A gateway that nobody has spoken to; soon it asks for cookies, and then it is full."""
+    limits, rng = Limits(half_open=6, cookie_threshold=2), random.Random(8)
+    endpoint = Endpoint(rng.randbytes, lambda: NOW, connections=[gateway()], limits=limits)
     peer = ScriptedInitiator(client(), gateway())
     return Stand(endpoint, None, peer.arrival, peer.now, 0)
 
