@@ -52,6 +52,15 @@ def test_the_responder_asks_for_another_key_exchange_and_gets_it() -> None:
     assert pair.i.fact(Established) is not None
 
 
+def test_strangers_who_are_refused_again_and_again_do_not_fill_the_log() -> None:
+    pair = Pair(client("aes128gcm16-prfsha256-x25519"), gateway("aes256-sha256-modp2048"))
+    for _ in range(50):
+        pair.connect()
+    warnings = [trace for trace in pair.r.traces if trace.level == "warning"]
+    assert len(pair.r.sent) >= 50
+    assert 5 <= len(warnings) < 5 + 1 + pair.now // 5 - 1000 // 5
+
+
 @pytest.mark.rfc("7296", "2.7")
 def test_no_common_proposal_is_refused_and_both_offers_are_named() -> None:
     pair = Pair(client("aes128gcm16-prfsha256-x25519"), gateway("aes256-sha256-modp2048"))

@@ -6,6 +6,7 @@ client -------------- firewall -------------- gateway -------------- site
 
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -25,6 +26,7 @@ OCTETS = 4 << 20
 NOBODY = 65534
 IKE_SA_INIT, IKE_AUTH = "34", "35"
 OPTIONAL = {"error"}
+DEMO_HOST = re.compile(r"tw-[0-9a-f]{4}-(client|firewall|gateway|site)\b")
 
 
 class Watch:
@@ -165,4 +167,4 @@ def test_without_root_it_says_so() -> None:
 
 def _namespaces() -> set[str]:
     listed = subprocess.run(["ip", "netns"], capture_output=True, text=True, check=True).stdout
-    return {line.split()[0] for line in listed.splitlines() if line.startswith("tw-")}
+    return {line.split()[0] for line in listed.splitlines() if DEMO_HOST.match(line)}

@@ -38,6 +38,8 @@ ROUTINE: Final = frozenset(
 )
 STRAY_PER_S: Final = 10.0  # messages in answer to what is of no SA. RFC 7296 §2.21.4
 STRAY_BURST: Final = 20.0
+WARNINGS_PER_S: Final = 0.2  # refused strangers in the log, and a few more at once
+WARNINGS_BURST: Final = 5.0
 
 
 class Endpoint:
@@ -64,6 +66,7 @@ class Endpoint:
         "_initial",
         "_stray",
         "_streams",
+        "_warnings",
     )
 
     def __init__(  # noqa: PLR0913 -- each is a fact of its own
@@ -87,6 +90,7 @@ class Endpoint:
         self._context.token_secret = token_secret
         self._departed = crash.Departed()
         self._stray = crash.Allowance(STRAY_PER_S, STRAY_BURST)
+        self._warnings = crash.Allowance(WARNINGS_PER_S, WARNINGS_BURST)
         self._connections = tuple(connections)
         self._by_spi: dict[bytes, IkeSa] = {}
         self._by_id: dict[int, _Peer] = {}
@@ -317,7 +321,7 @@ class Endpoint:
             else:
                 response = sa_init.answer(sa, message, datagram.octets)
         except Refusal as refusal:
-            self._refuse(message, datagram.path, refusal)
+            self._refuse(message, datagram.path, refusal, now)
             return
         sa.responses.answered(response)
         sa.timers.arm(Timer.HALF_OPEN, now + self._context.limits.half_open_s)
@@ -327,10 +331,11 @@ class Endpoint:
         sa.transmit(response)
         self._settle(sa.id, now)
 
-    def _refuse(self, message: Message, path: Path, refusal: Refusal) -> None:
+    def _refuse(self, message: Message, path: Path, refusal: Refusal, now: float) -> None:
+        """Say no in clear; strangers who knock without end do not fill the log."""
         name = name_of(NotifyType, refusal.notify)
-        is_routine = refusal.notify in ROUTINE
-        level = "debug" if is_routine else "warning"
+        is_worth_it = refusal.notify not in ROUTINE and self._warnings.take(now)
+        level = "warning" if is_worth_it else "debug"
         exchange = name_of(ExchangeType, message.exchange)
         self._context.trace(None, level, f"{exchange} from {path} refused with {name}: {refusal}")
         reply = Message(
