@@ -108,13 +108,18 @@ class PingFlood:
         return PingResult(int(found[1]), int(found[2]))
 
 
-def ping(lan: Lan, count: int = 3) -> bool:
-    """Whether the inner host answers every one of a few pings."""
+def ping(lan: Lan, count: int = 3, tries: int = 3) -> bool:
+    """Whether the inner host answers every one of a few pings, in one of a few tries.
+
+    A daemon may say that it is connected a moment before its routes are there.
+    """
     command = ["ip", "netns", "exec", lan.initiator, "ping", "-n", "-q", "-i", "0.05"]
-    done = subprocess.run(
-        [*command, "-W", "2", "-c", str(count), INNER_HOST], check=False, capture_output=True
-    )
-    return done.returncode == 0 and f" {count} received".encode() in done.stdout
+    command += ["-W", "1", "-c", str(count), INNER_HOST]
+    for _ in range(tries):
+        done = subprocess.run(command, check=False, capture_output=True)
+        if done.returncode == 0 and f" {count} received".encode() in done.stdout:
+            return True
+    return False
 
 
 def _ip(*arguments: str) -> None:
