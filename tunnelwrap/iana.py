@@ -69,7 +69,7 @@ class TransformType(IntEnum):
 
 
 class Encr(IntEnum):
-    """Encryption transforms. RFC 7296 §3.3.2, RFC 4106, 4309, 4543, 7634."""
+    """Encryption transforms. RFC 7296 §3.3.2, RFC 2410, 3686, 4106, 4309, 4543, 7634."""
 
     DES3 = 3
     NULL = 11
@@ -86,7 +86,7 @@ class Encr(IntEnum):
 
 
 class Prf(IntEnum):
-    """Pseudorandom functions. RFC 7296 §3.3.2, RFC 4868."""
+    """Pseudorandom functions. RFC 7296 §3.3.2, RFC 4434, 4868."""
 
     HMAC_MD5 = 1
     HMAC_SHA1 = 2
@@ -98,7 +98,7 @@ class Prf(IntEnum):
 
 
 class Integ(IntEnum):
-    """Integrity transforms. RFC 7296 §3.3.2, RFC 4868."""
+    """Integrity transforms. RFC 7296 §3.3.2, RFC 2404, 3566, 4868."""
 
     NONE = 0
     HMAC_MD5_96 = 1
@@ -114,7 +114,10 @@ class Integ(IntEnum):
 
 
 class KeMethod(IntEnum):
-    """Key exchange methods, once "Diffie-Hellman groups". RFC 3526, 5903, 8031, 9370."""
+    """Key exchange methods, once "Diffie-Hellman groups". RFC 3526, 5903, 8031, 9370.
+
+    ML-KEM: draft-ietf-ipsecme-ikev2-mlkem.
+    """
 
     NONE = 0
     MODP_768 = 1

@@ -12,6 +12,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -83,7 +84,8 @@ def issue(
         .add_extension(own_names, critical=False)
         .add_extension(authority_key, critical=False)
     )
-    algorithm = None if isinstance(authority.key, Ed25519PrivateKey) else SHA256()
+    own_hash = isinstance(authority.key, Ed25519PrivateKey | Ed448PrivateKey)
+    algorithm = None if own_hash else SHA256()
     return Issued(builder.sign(authority.key, algorithm), key)
 
 

@@ -2,14 +2,25 @@
 
 Algorithms are joined by hyphens in any order; several of one kind are offered together, in the
 order written. ``sha256`` is integrity beside AES-CBC, and names the PRF where none is written.
+``ke1_mlkem768`` is an additional key exchange (RFC 9370), ``ke1_none`` makes it optional.
+
+What RFC 8247 and RFC 8221 call weak, or good for old or small peers only, is in no default; what
+they forbid has no name.
 """
 
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Final
 
-from tunnelwrap.crypto.cipher import is_aead
-from tunnelwrap.crypto.suite import ENCR_NAMES, INTEG_NAMES, KE_NAMES, PRF_NAMES
+from tunnelwrap.crypto.cipher import is_aead, is_esp_only
+from tunnelwrap.crypto.suite import (
+    ADDITIONAL_KE,
+    ENCR_NAMES,
+    INTEG_NAMES,
+    KE_NAMES,
+    PRF_NAMES,
+    additional_ke_name,
+)
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.iana import Esn, Integ, KeMethod, Prf, ProtocolId, TransformType
 from tunnelwrap.wire.proposal import Proposal, Transform
@@ -28,30 +39,51 @@ DEFAULT_ESP: Final = (
 
 _ALIASES: Final = {
     "aes": "aes128",
-    "curve25519": "x25519",
-    "curve448": "x448",
+    **{
+        f"{prefix}curve{bits}": f"{prefix}x{bits}"
+        for prefix in ("", *(f"ke{number}_" for number in range(1, 8)))
+        for bits in (25519, 448)
+    },
     "chacha20poly1305compat": "chacha20poly1305",
+    "sha": "sha1",
     **{f"aes{bits}gcm{end}": f"aes{bits}gcm16" for bits in (128, 192, 256) for end in ("", "128")},
+    **{
+        f"aes{bits}ccm{8 * icv}": f"aes{bits}ccm{icv}"
+        for bits in (128, 192, 256)
+        for icv in (8, 16)
+    },
     **{f"sha2_{bits}": f"sha{bits}" for bits in (256, 384, 512)},
 }
 
 _PRF_OF_INTEG: Final[dict[int, int]] = {
+    Integ.HMAC_SHA1_96: Prf.HMAC_SHA1,
+    Integ.AES_XCBC_96: Prf.AES128_XCBC,
     Integ.HMAC_SHA2_256_128: Prf.HMAC_SHA2_256,
     Integ.HMAC_SHA2_384_192: Prf.HMAC_SHA2_384,
     Integ.HMAC_SHA2_512_256: Prf.HMAC_SHA2_512,
 }
 
+_ENCR: Final = {name: Transform(TransformType.ENCR, *key) for key, name in ENCR_NAMES.items()}
+
 _COMMON: Final = {
-    **{name: Transform(TransformType.ENCR, *key) for key, name in ENCR_NAMES.items()},
     **{name: Transform(TransformType.INTEG, key, None) for key, name in INTEG_NAMES.items()},
     **{name: Transform(TransformType.KE, key, None) for key, name in KE_NAMES.items()},
+    **{
+        additional_ke_name(kind, method).lower(): Transform(kind, method, None)
+        for kind in ADDITIONAL_KE
+        for method in (*KE_NAMES, KeMethod.NONE)
+    },
 }
 
-_IKE_KEYWORDS: Final = _COMMON | {
-    name: Transform(TransformType.PRF, key, None) for key, name in PRF_NAMES.items()
+_IKE_KEYWORDS: Final = {
+    **{name: encr for name, encr in _ENCR.items() if not is_esp_only(encr.id)},
+    **_COMMON,
+    **{name: Transform(TransformType.PRF, key, None) for key, name in PRF_NAMES.items()},
 }
 
-_ESP_KEYWORDS: Final = _COMMON | {
+_ESP_KEYWORDS: Final = {
+    **_ENCR,
+    **_COMMON,
     "none": Transform(TransformType.KE, KeMethod.NONE, None),
     "esn": Transform(TransformType.ESN, Esn.ESN, None),
     "noesn": Transform(TransformType.ESN, Esn.NO_ESN, None),
@@ -100,7 +132,8 @@ def _transforms(text: str, keywords: dict[str, Transform]) -> list[Transform]:
 
 def _unknown(word: str, text: str, known: list[str]) -> str:
     near = get_close_matches(word, known, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    listed = [name for name in known if not name.startswith("ke")]
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(listed)}"
     return f"unknown algorithm {word!r} in {text!r}, {hint}"
 
 
@@ -115,7 +148,9 @@ def _proposal(text: str, protocol: ProtocolId, transforms: list[Transform]) -> P
     if not aead:
         raise ConfigError([f"{text!r} has no encryption, add for example aes256gcm16"])
     if any(aead) and not all(aead):
-        raise ConfigError([f"{text!r} mixes AEAD and AES-CBC, write them as two proposals"])
+        raise ConfigError(
+            [f"{text!r} mixes AEAD and other encryption, write them as two proposals"]
+        )
     if all(aead):
         transforms = [each for each in transforms if each.type != TransformType.INTEG]
     elif not _of_type(transforms, TransformType.INTEG):

@@ -1,21 +1,28 @@
 """ENCR (and INTEG) as one Cipher: lengths for every SA, seal and open for IKE's SK payload.
 
-AES-CBC: RFC 3602, with HMAC-SHA2: RFC 4868; AES-GCM: RFC 4106; ChaCha20-Poly1305: RFC 7634;
-authenticated encryption in IKE: RFC 5282. The data plane has a road of its own.
+AES-CBC: RFC 3602; AES-CTR: RFC 3686, in IKE RFC 5930; HMAC-SHA2: RFC 4868; HMAC-SHA1: RFC 2404;
+AES-XCBC: RFC 3566; AES-GCM: RFC 4106; AES-CCM: RFC 4309; ChaCha20-Poly1305: RFC 7634;
+authenticated encryption in IKE: RFC 5282. The data plane has a road of its own; NULL (RFC 2410) and
+AES-GMAC (RFC 4543) are only for it.
+
+What RFC 8247 and RFC 8221 say MUST NOT is absent, and so is 3DES (MAY, SHOULD NOT in ESP): every
+peer that has it also has AES-CBC.
 """
 
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher as BlockCipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
+from cryptography.hazmat.primitives.ciphers.modes import CBC, CTR
 
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.xcbc import Xcbc
 from tunnelwrap.errors import IntegrityError, Malformed, UsageError
 from tunnelwrap.iana import Encr, Integ
 
@@ -36,6 +43,9 @@ class _Aead(Protocol):
     def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes) -> bytes: ...
 
 
+_Mode = Callable[[bytes, bytes], CBC | CTR]  # for a salt and an IV
+
+
 @dataclass(frozen=True, slots=True)
 class _Encryption:
     """One row of the ENCR table; lengths in octets."""
@@ -46,30 +56,56 @@ class _Encryption:
     iv_length: int
     icv_length: int  # 0: INTEG is needed
     block_size: int
-    aead: Callable[[bytes], _Aead] | None
+    aead: Callable[[bytes], _Aead] | None = None
+    mode: _Mode | None = None  # with neither: not for IKE
 
 
 @dataclass(frozen=True, slots=True)
 class _Integrity:
     """One row of the INTEG table; lengths in octets. RFC 4868 §2.1."""
 
-    hash_name: str
     key_length: int
     icv_length: int
+    keyed: Callable[[bytes], Callable[[bytes], bytes]]  # from a key to the MAC, not yet cut
+
+
+def _cbc(_salt: bytes, iv: bytes) -> CBC:
+    return CBC(iv)
+
+
+def _ctr(salt: bytes, iv: bytes) -> CTR:
+    """The counter block: nonce, IV, and a counter that begins with 1. RFC 3686 §4."""
+    return CTR(salt + iv + b"\0\0\0\1")
+
+
+def _hmac(hash_name: str, key_length: int, icv_length: int) -> _Integrity:
+    return _Integrity(
+        key_length,
+        icv_length,
+        lambda key: lambda octets: hmac.digest(key, octets, hash_name),
+    )
 
 
 _AES_BITS: Final = (128, 192, 256)
 
 _ENCRYPTIONS: Final[dict[int, _Encryption]] = {
-    Encr.AES_CBC: _Encryption(_AES_BITS, 0, 0, 16, 0, 16, None),
+    Encr.NULL: _Encryption((None,), 0, 0, 0, 0, 1),
+    Encr.AES_CBC: _Encryption(_AES_BITS, 0, 0, 16, 0, 16, mode=_cbc),
+    Encr.AES_CTR: _Encryption(_AES_BITS, 0, 4, 8, 0, 1, mode=_ctr),
+    # RFC 4309 §3: ICVs of 8 and 16 octets MUST be there, of 12 MAY
+    Encr.AES_CCM_8: _Encryption(_AES_BITS, 0, 3, 8, 8, 1, partial(AESCCM, tag_length=8)),
+    Encr.AES_CCM_16: _Encryption(_AES_BITS, 0, 3, 8, 16, 1, partial(AESCCM, tag_length=16)),
     Encr.AES_GCM_16: _Encryption(_AES_BITS, 0, 4, 8, 16, 1, AESGCM),
+    Encr.NULL_AUTH_AES_GMAC: _Encryption(_AES_BITS, 0, 4, 8, 16, 1),
     Encr.CHACHA20_POLY1305: _Encryption((None,), 32, 4, 8, 16, 1, ChaCha20Poly1305),
 }
 
 _INTEGRITIES: Final[dict[int, _Integrity]] = {
-    Integ.HMAC_SHA2_256_128: _Integrity("sha256", 32, 16),
-    Integ.HMAC_SHA2_384_192: _Integrity("sha384", 48, 24),
-    Integ.HMAC_SHA2_512_256: _Integrity("sha512", 64, 32),
+    Integ.HMAC_SHA1_96: _hmac("sha1", 20, 12),  # for old peers: MUST- in RFC 8247 §2.3
+    Integ.AES_XCBC_96: _Integrity(16, 12, lambda key: Xcbc(key).compute),
+    Integ.HMAC_SHA2_256_128: _hmac("sha256", 32, 16),
+    Integ.HMAC_SHA2_384_192: _hmac("sha384", 48, 24),
+    Integ.HMAC_SHA2_512_256: _hmac("sha512", 64, 32),
 }
 
 
@@ -85,7 +121,13 @@ def supported_integ(integ_id: int) -> bool:
 
 def is_aead(encr_id: int) -> bool:
     """Whether a supported encryption protects integrity by itself."""
-    return encr_id in _ENCRYPTIONS and _ENCRYPTIONS[encr_id].aead is not None
+    return encr_id in _ENCRYPTIONS and _ENCRYPTIONS[encr_id].icv_length > 0
+
+
+def is_esp_only(encr_id: int) -> bool:
+    """Whether a supported encryption MUST NOT protect an IKE SA. RFC 8247 §2.1, RFC 4543 §2."""
+    row = _ENCRYPTIONS.get(encr_id)
+    return row is not None and row.aead is None and row.mode is None
 
 
 class Cipher:
@@ -117,7 +159,7 @@ class Cipher:
     @property
     def is_aead(self) -> bool:
         """Whether encryption and integrity are one algorithm."""
-        return self._encryption.aead is not None
+        return self._encryption.icv_length > 0
 
     @property
     def integrity_key_length(self) -> int:
@@ -160,10 +202,10 @@ class Cipher:
         return octets // self.block_size * self.block_size - 1
 
     def bind(self, encryption: Secret, integrity: Secret) -> "BoundCipher":
-        """This cipher with the keys of one direction.
+        """This cipher with the keys of one direction, for the SK payload.
 
         Raises:
-            UsageError: a key has the wrong length.
+            UsageError: a key has the wrong length, or the encryption is not for IKE.
         """
         expected = (self.encryption_key_length, self.integrity_key_length)
         if (len(encryption), len(integrity)) != expected:
@@ -171,12 +213,14 @@ class Cipher:
         return BoundCipher(self, self._engine(encryption.reveal(), integrity.reveal()))
 
     def _engine(self, encryption: bytes, integrity: bytes) -> _Engine:
-        if self._encryption.aead is None:
-            assert self._integrity is not None
-            return _CbcThenHmac(encryption, integrity, self._integrity)
-        key_length = self.encryption_key_length - self.salt_length
-        aead = self._encryption.aead(encryption[:key_length])
-        return _SaltedAead(aead, encryption[key_length:])
+        row, end = self._encryption, self.encryption_key_length - self.salt_length
+        key, salt = encryption[:end], encryption[end:]
+        if row.aead is not None:
+            return _SaltedAead(row.aead(key), salt)
+        if row.mode is None or self._integrity is None:
+            raise UsageError("an encryption that is for ESP only cannot protect an IKE SA")
+        mac = self._integrity.keyed(integrity)
+        return _EncryptThenMac(AES(key), partial(row.mode, salt), mac, self)
 
 
 class BoundCipher:
@@ -247,31 +291,38 @@ class _SaltedAead:
             raise IntegrityError("ICV does not verify") from error
 
 
-class _CbcThenHmac:
-    """AES-CBC, then HMAC over AAD, IV and ciphertext. RFC 7296 §3.14."""
+class _EncryptThenMac:
+    """AES in a mode without integrity, then a MAC over AAD, IV and ciphertext. RFC 7296 §3.14."""
 
-    __slots__ = ("_aes", "_integrity", "_mac_key")
+    __slots__ = ("_aes", "_block_size", "_icv_length", "_mac", "_mode")
 
-    def __init__(self, encryption: bytes, mac_key: bytes, integrity: _Integrity) -> None:
-        self._aes = AES(encryption)
-        self._mac_key = mac_key
-        self._integrity = integrity
+    def __init__(
+        self,
+        aes: AES,
+        mode: Callable[[bytes], CBC | CTR],
+        mac: Callable[[bytes], bytes],
+        cipher: Cipher,
+    ) -> None:
+        self._aes = aes
+        self._mode = mode
+        self._mac = mac
+        self._icv_length = cipher.icv_length
+        self._block_size = cipher.block_size
 
     def seal(self, aad: bytes, padded: bytes, iv: bytes) -> bytes:
-        encryptor = BlockCipher(self._aes, CBC(iv)).encryptor()
+        encryptor = BlockCipher(self._aes, self._mode(iv)).encryptor()
         ciphertext = encryptor.update(padded) + encryptor.finalize()
         return ciphertext + self._icv(aad + iv + ciphertext)
 
     def open(self, aad: bytes, iv: bytes, sealed: bytes) -> bytes:
-        split = len(sealed) - self._integrity.icv_length
+        split = len(sealed) - self._icv_length
         ciphertext, icv = sealed[:split], sealed[split:]
         if not hmac.compare_digest(icv, self._icv(aad + iv + ciphertext)):
             raise IntegrityError("ICV does not verify")
-        if len(ciphertext) % len(iv):
+        if len(ciphertext) % self._block_size:
             raise Malformed(f"ciphertext of {len(ciphertext)} octets is no multiple of a block")
-        decryptor = BlockCipher(self._aes, CBC(iv)).decryptor()
+        decryptor = BlockCipher(self._aes, self._mode(iv)).decryptor()
         return decryptor.update(ciphertext) + decryptor.finalize()
 
     def _icv(self, octets: bytes) -> bytes:
-        digest = hmac.digest(self._mac_key, octets, self._integrity.hash_name)
-        return digest[: self._integrity.icv_length]
+        return self._mac(octets)[: self._icv_length]

@@ -1,7 +1,8 @@
 """Key exchange methods behind one shape: the initiator's public value, the responder's answer.
 
 A Diffie-Hellman group and a KEM both fit: what differs is a row of the table at the end.
-MODP groups: RFC 3526; ECP groups: RFC 5903; Curve25519 and Curve448: RFC 8031.
+MODP groups: RFC 3526; ECP groups: RFC 5903; Curve25519 and Curve448: RFC 8031;
+ML-KEM: FIPS 203 and draft-ietf-ipsecme-ikev2-mlkem.
 Private values come from the caller's source of randomness and serve one exchange only.
 """
 
@@ -11,6 +12,12 @@ from functools import cache
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.mlkem import (
+    MLKEM768PrivateKey,
+    MLKEM768PublicKey,
+    MLKEM1024PrivateKey,
+    MLKEM1024PublicKey,
+)
 from cryptography.hazmat.primitives.asymmetric.x448 import X448PrivateKey, X448PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -260,9 +267,73 @@ class _Curve448Key:
             raise Malformed("CURVE448 public value of small order") from error
 
 
+# --- ML-KEM ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _MlKem:
+    """A parameter set of FIPS 203; lengths in octets.
+
+    The initiator's public value is an encapsulation key, the responder's a ciphertext.
+    """
+
+    method: KeMethod
+    private: type[MLKEM768PrivateKey | MLKEM1024PrivateKey]
+    public: type[MLKEM768PublicKey | MLKEM1024PublicKey]
+    key_length: int
+    ciphertext_length: int
+
+    def initiate(self, random: Random) -> LocalKey:
+        seed = random(_ML_KEM_SEED)
+        return _MlKemKey(self, self.private.from_seed_bytes(seed))
+
+    def respond(self, peer_public: bytes, random: Random) -> tuple[bytes, Secret]:
+        del random  # the library draws the message m by itself and takes none from outside
+        _check_length(self.method, peer_public, self.key_length)
+        try:
+            key = self.public.from_public_bytes(peer_public)
+        except ValueError as error:  # FIPS 203 §7.2: the modulus check
+            raise Malformed(f"{self.method.name} encapsulation key is out of range") from error
+        shared, ciphertext = key.encapsulate()
+        return ciphertext, Secret(shared)
+
+
+_ML_KEM_SEED: Final = 64  # FIPS 203 §7.1: d and z
+
+
+class _MlKemKey:
+    """A decapsulation key."""
+
+    __slots__ = ("_key", "_parameters", "method")
+
+    def __init__(self, parameters: _MlKem, key: MLKEM768PrivateKey | MLKEM1024PrivateKey) -> None:
+        self.method: int = parameters.method
+        self._parameters = parameters
+        self._key = key
+
+    @property
+    def public(self) -> bytes:
+        return self._key.public_key().public_bytes_raw()
+
+    def shared(self, peer_public: bytes) -> Secret:
+        """A ciphertext for another key gives another secret, not an error. FIPS 203 §6.3."""
+        _check_length(self.method, peer_public, self._parameters.ciphertext_length)
+        return Secret(self._key.decapsulate(peer_public))
+
+
+# --- all ------------------------------------------------------------------------------------
+
+# RFC 8247 §2.4: groups 1 and 22 MUST NOT be there, 2, 5, 23 and 24 SHOULD NOT, and none is.
+# ML-KEM-512 (35) is absent because the library does not compute it.
 _METHODS: Final[dict[int, _Method]] = {
     KeMethod.CURVE25519: _DiffieHellman(_Curve25519Key),
     KeMethod.CURVE448: _DiffieHellman(_Curve448Key),
+    KeMethod.ML_KEM_768: _MlKem(
+        KeMethod.ML_KEM_768, MLKEM768PrivateKey, MLKEM768PublicKey, 1184, 1088
+    ),
+    KeMethod.ML_KEM_1024: _MlKem(
+        KeMethod.ML_KEM_1024, MLKEM1024PrivateKey, MLKEM1024PublicKey, 1568, 1568
+    ),
     **{
         group.method: _DiffieHellman(group.initiate)
         for group in (

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tunnelwrap.crypto.prf import Prf
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import EspSuite, IkeSuite
+from tunnelwrap.iana import Prf as PrfId
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class IkeKeys:
 
 def skeyseed(prf: Prf, n_i: bytes, n_r: bytes, shared: Secret) -> Secret:
     """SKEYSEED of a new IKE SA: prf(Ni | Nr, g^ir). RFC 7296 §2.14."""
+    if prf.id == PrfId.AES128_XCBC:  # the same section: of each nonce only the first 64 bits
+        n_i, n_r = n_i[:8], n_r[:8]
     return Secret(prf.compute(n_i + n_r, shared.reveal()))
 
 

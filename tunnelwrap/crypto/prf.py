@@ -1,10 +1,14 @@
-"""Pseudorandom functions and prf+. RFC 7296 §2.13, RFC 4868."""
+"""Pseudorandom functions and prf+. RFC 7296 §2.13, RFC 4868, RFC 4434.
+
+PRF_HMAC_MD5 is absent: RFC 8247 §2.2 says MUST NOT.
+"""
 
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from tunnelwrap.crypto.xcbc import KEY_LENGTH, prf_aes128_xcbc
 from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import Prf as PrfId
 
@@ -25,6 +29,8 @@ def _hmac(name: str, length: int) -> _Function:
 
 
 _FUNCTIONS: Final[dict[int, _Function]] = {
+    PrfId.HMAC_SHA1: _hmac("sha1", 20),  # for old peers; HMAC does not need what SHA-1 has lost
+    PrfId.AES128_XCBC: _Function(KEY_LENGTH, KEY_LENGTH, prf_aes128_xcbc),
     PrfId.HMAC_SHA2_256: _hmac("sha256", 32),
     PrfId.HMAC_SHA2_384: _hmac("sha384", 48),
     PrfId.HMAC_SHA2_512: _hmac("sha512", 64),

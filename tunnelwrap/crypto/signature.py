@@ -1,7 +1,7 @@
 """AUTH by signature: RSA and ECDSA as of old, and the Digital Signature method with its hashes.
 
 RFC 7296 §3.8 (RSA), RFC 4754 (ECDSA), RFC 7427 (Digital Signature), RFC 8247 §3 (what is still
-acceptable), RFC 8420 (Ed25519).
+acceptable), RFC 8420 (Ed25519 and Ed448).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Final, assert_never
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey, Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -22,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from tunnelwrap.errors import AuthenticationFailed, UsageError
 from tunnelwrap.iana import AuthMethod, HashAlgorithm, name_of
 
-PrivateKey = RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey
-PublicKey = RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey
+PrivateKey = RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+PublicKey = RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 
 OUR_HASHES: Final = (
     HashAlgorithm.SHA2_256,
@@ -41,6 +42,7 @@ class _Kind(Enum):
     PSS = "RSASSA-PSS"
     ECDSA = "ECDSA"
     ED25519 = "Ed25519"
+    ED448 = "Ed448"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,8 @@ class _Scheme:
     hash_id: HashAlgorithm
 
     def __str__(self) -> str:
-        return self.kind.value if self.kind is _Kind.ED25519 else self._with_hash()
-
-    def _with_hash(self) -> str:
-        return f"{self.kind.value} with {self.hash_id.name}"
+        identity = self.hash_id is HashAlgorithm.IDENTITY
+        return self.kind.value if identity else f"{self.kind.value} with {self.hash_id.name}"
 
 
 _HASHES: Final[dict[HashAlgorithm, hashes.HashAlgorithm]] = {
@@ -132,6 +132,8 @@ def _preference(key: PrivateKey) -> tuple[_Kind, list[HashAlgorithm]]:
             return _Kind.ECDSA, _from_strength(key.curve.key_size, 256, 384)
         case Ed25519PrivateKey():
             return _Kind.ED25519, [HashAlgorithm.IDENTITY]
+        case Ed448PrivateKey():
+            return _Kind.ED448, [HashAlgorithm.IDENTITY]
         case _:
             raise UsageError(f"cannot sign with {_describe(key)}")
 
@@ -151,7 +153,7 @@ def _sign(key: PrivateKey, scheme: _Scheme, octets: bytes) -> bytes:
             return key.sign(octets, _padding(scheme), _HASHES[scheme.hash_id])
         case ec.EllipticCurvePrivateKey():
             return key.sign(octets, ec.ECDSA(_HASHES[scheme.hash_id]))
-        case Ed25519PrivateKey():
+        case Ed25519PrivateKey() | Ed448PrivateKey():
             return key.sign(octets)
         case _:
             assert_never(key)
@@ -166,8 +168,9 @@ def _sign_without_negotiation(key: PrivateKey, octets: bytes) -> tuple[int, byte
             return AuthMethod.RSA_SIGNATURE, _sign(key, scheme, octets)
         case ec.EllipticCurvePrivateKey():
             return _sign_ecdsa(key, octets)
-        case Ed25519PrivateKey():
-            raise AuthenticationFailed("peer cannot verify Ed25519 (no hash IDENTITY, RFC 8420)")
+        case Ed25519PrivateKey() | Ed448PrivateKey():
+            name = _describe(key)
+            raise AuthenticationFailed(f"peer cannot verify {name} (no hash IDENTITY, RFC 8420)")
         case _:
             assert_never(key)
 
@@ -238,6 +241,8 @@ def _is_valid(key: PublicKey, scheme: _Scheme, signature: bytes, octets: bytes) 
                 key.verify(signature, octets, ec.ECDSA(_HASHES[scheme.hash_id]))
             case Ed25519PublicKey(), _Kind.ED25519:
                 key.verify(signature, octets)
+            case Ed448PublicKey(), _Kind.ED448:
+                key.verify(signature, octets)
             case _:
                 return False
     except InvalidSignature:
@@ -267,6 +272,8 @@ def _describe(key: PrivateKey | PublicKey) -> str:
             return f"an EC key on {key.curve.name}"
         case Ed25519PrivateKey() | Ed25519PublicKey():
             return "an Ed25519 key"
+        case Ed448PrivateKey() | Ed448PublicKey():
+            return "an Ed448 key"
         case _:
             assert_never(key)
 
@@ -277,7 +284,8 @@ _NULL: Final = bytes.fromhex("0500")
 _OID_PKCS1: Final = bytes.fromhex("06092a864886f70d0101")  # pkcs-1; the last arc follows
 _OID_SHA2: Final = bytes.fromhex("06096086480165030402")  # hashAlgs; the last arc follows
 _OID_ECDSA_SHA2: Final = bytes.fromhex("06082a8648ce3d0403")
-_OID_ED25519: Final = bytes.fromhex("06032b6570")
+_OID_ED25519: Final = bytes.fromhex("06032b6570")  # RFC 8420 appendix A
+_OID_ED448: Final = bytes.fromhex("06032b6571")
 
 
 def _tagged(tag: int, *parts: bytes) -> bytes:
@@ -308,7 +316,10 @@ def _pss_identifiers(hash_arc: int, digest_size: int) -> list[bytes]:
 
 
 def _identifiers() -> dict[_Scheme, list[bytes]]:
-    table = {_Scheme(_Kind.ED25519, HashAlgorithm.IDENTITY): [_sequence(_OID_ED25519)]}
+    table = {
+        _Scheme(_Kind.ED25519, HashAlgorithm.IDENTITY): [_sequence(_OID_ED25519)],
+        _Scheme(_Kind.ED448, HashAlgorithm.IDENTITY): [_sequence(_OID_ED448)],
+    }
     rows = zip(_HASHES.items(), (11, 12, 13), (1, 2, 3), (2, 3, 4), strict=True)
     for (hash_id, algorithm), rsa_arc, hash_arc, ecdsa_arc in rows:
         rsa = _OID_PKCS1 + bytes((rsa_arc,))

@@ -6,7 +6,7 @@ The names are those of strongSwan's proposal strings; ``config.suites`` reads wh
 from dataclasses import dataclass
 from typing import Final
 
-from tunnelwrap.crypto.cipher import Cipher
+from tunnelwrap.crypto.cipher import Cipher, is_esp_only
 from tunnelwrap.crypto.prf import Prf
 from tunnelwrap.errors import NoProposalChosen
 from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, TransformType, name_of
@@ -17,19 +17,36 @@ ENCR_NAMES: Final[dict[tuple[int, int | None], str]] = {
     (Encr.AES_CBC, 128): "aes128",
     (Encr.AES_CBC, 192): "aes192",
     (Encr.AES_CBC, 256): "aes256",
+    (Encr.AES_CTR, 128): "aes128ctr",
+    (Encr.AES_CTR, 192): "aes192ctr",
+    (Encr.AES_CTR, 256): "aes256ctr",
+    (Encr.AES_CCM_8, 128): "aes128ccm8",
+    (Encr.AES_CCM_8, 192): "aes192ccm8",
+    (Encr.AES_CCM_8, 256): "aes256ccm8",
+    (Encr.AES_CCM_16, 128): "aes128ccm16",
+    (Encr.AES_CCM_16, 192): "aes192ccm16",
+    (Encr.AES_CCM_16, 256): "aes256ccm16",
     (Encr.AES_GCM_16, 128): "aes128gcm16",
     (Encr.AES_GCM_16, 192): "aes192gcm16",
     (Encr.AES_GCM_16, 256): "aes256gcm16",
     (Encr.CHACHA20_POLY1305, None): "chacha20poly1305",
+    (Encr.NULL, None): "null",
+    (Encr.NULL_AUTH_AES_GMAC, 128): "aes128gmac",
+    (Encr.NULL_AUTH_AES_GMAC, 192): "aes192gmac",
+    (Encr.NULL_AUTH_AES_GMAC, 256): "aes256gmac",
 }
 
 INTEG_NAMES: Final[dict[int, str]] = {
+    Integ.HMAC_SHA1_96: "sha1",
+    Integ.AES_XCBC_96: "aesxcbc",
     Integ.HMAC_SHA2_256_128: "sha256",
     Integ.HMAC_SHA2_384_192: "sha384",
     Integ.HMAC_SHA2_512_256: "sha512",
 }
 
 PRF_NAMES: Final[dict[int, str]] = {
+    PrfId.HMAC_SHA1: "prfsha1",
+    PrfId.AES128_XCBC: "prfaesxcbc",
     PrfId.HMAC_SHA2_256: "prfsha256",
     PrfId.HMAC_SHA2_384: "prfsha384",
     PrfId.HMAC_SHA2_512: "prfsha512",
@@ -44,7 +61,17 @@ KE_NAMES: Final[dict[int, str]] = {
     KeMethod.ECP_521: "ecp521",
     KeMethod.CURVE25519: "x25519",
     KeMethod.CURVE448: "x448",
+    KeMethod.ML_KEM_768: "mlkem768",
+    KeMethod.ML_KEM_1024: "mlkem1024",
 }
+
+ADDITIONAL_KE: Final = tuple(kind for kind in TransformType if kind >= TransformType.ADDKE1)
+"""The transform types of additional key exchanges, in the order they are done. RFC 9370 §2.2.2."""
+
+
+def additional_ke_name(kind: int, method: int) -> str:
+    """The keyword for an additional key exchange: ``ke1_mlkem768``."""
+    return f"ke{kind - TransformType.ADDKE1 + 1}_{_ke_name(method)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +83,23 @@ class IkeSuite:
     integ: int | None  # None with an AEAD
     prf: int
     ke: int
+    additional_ke: tuple[tuple[int, int], ...] = ()  # transform type and method, in their order
 
     @classmethod
     def from_proposal(cls, proposal: Proposal) -> "IkeSuite":
         """The suite of a chosen proposal: one transform of each type.
 
         Raises:
-            NoProposalChosen: a type is missing or there is a choice left.
+            NoProposalChosen: a type is missing, there is a choice left, or the encryption is
+                one for ESP only.
         """
         encr = _need(proposal, TransformType.ENCR)
+        if is_esp_only(encr.id):
+            raise NoProposalChosen(f"{name_of(Encr, encr.id)} does not protect an IKE SA")
+        integ = _id_or_none(proposal, TransformType.INTEG)
         prf = _need(proposal, TransformType.PRF).id
         ke = _need(proposal, TransformType.KE).id
-        return cls(encr.id, encr.key_bits, _id_or_none(proposal, TransformType.INTEG), prf, ke)
+        return cls(encr.id, encr.key_bits, integ, prf, ke, _additional_ke(proposal))
 
     def cipher(self) -> Cipher:
         """Encryption and integrity of the SK payload."""
@@ -82,7 +114,8 @@ class IkeSuite:
             _encr_name(self.encr, self.key_bits),
             *_integ_name(self.integ),
             PRF_NAMES.get(self.prf) or f"prf{name_of(PrfId, self.prf)}",
-            KE_NAMES.get(self.ke) or name_of(KeMethod, self.ke),
+            _ke_name(self.ke),
+            *(additional_ke_name(*each) for each in self.additional_ke),
         ]
         return "-".join(names)
 
@@ -96,6 +129,7 @@ class EspSuite:
     integ: int | None  # None with an AEAD
     ke: int | None  # None: keys come from SK_d alone
     uses_esn: bool
+    additional_ke: tuple[tuple[int, int], ...] = ()  # transform type and method, in their order
 
     @classmethod
     def from_proposal(cls, proposal: Proposal) -> "EspSuite":
@@ -108,7 +142,7 @@ class EspSuite:
         integ = _id_or_none(proposal, TransformType.INTEG)
         ke = _id_or_none(proposal, TransformType.KE)
         uses_esn = _need(proposal, TransformType.ESN).id == Esn.ESN
-        return cls(encr.id, encr.key_bits, integ, ke, uses_esn)
+        return cls(encr.id, encr.key_bits, integ, ke, uses_esn, _additional_ke(proposal))
 
     def cipher(self) -> Cipher:
         """Encryption and integrity of the packets, for their lengths."""
@@ -152,7 +186,8 @@ class EspSuite:
     def __str__(self) -> str:
         names = [_encr_name(self.encr, self.key_bits), *_integ_name(self.integ)]
         if self.ke is not None:
-            names.append(KE_NAMES.get(self.ke) or name_of(KeMethod, self.ke))
+            names.append(_ke_name(self.ke))
+        names += [additional_ke_name(*each) for each in self.additional_ke]
         return "-".join([*names, "esn" if self.uses_esn else "noesn"])
 
 
@@ -168,6 +203,16 @@ def _id_or_none(proposal: Proposal, kind: TransformType) -> int | None:
     if all(transform.type != kind for transform in proposal.transforms):
         return None
     return _need(proposal, kind).id or None
+
+
+def _additional_ke(proposal: Proposal) -> tuple[tuple[int, int], ...]:
+    """The additional key exchanges; NONE counts as absent. RFC 9370 §2.2.1."""
+    found = [(kind, _id_or_none(proposal, kind)) for kind in ADDITIONAL_KE]
+    return tuple((int(kind), method) for kind, method in found if method is not None)
+
+
+def _ke_name(method: int) -> str:
+    return KE_NAMES.get(method) or name_of(KeMethod, method)
 
 
 def _encr_name(encr: int, key_bits: int | None) -> str:

@@ -14,8 +14,7 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -78,8 +77,8 @@ def load_private_key(pem: bytes, passphrase: bytes | None) -> PrivateKey:
         key = load_pem_private_key(pem, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigError([f"private key cannot be read: {error}"]) from error
-    if not isinstance(key, RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey):
-        raise ConfigError(["private key is neither RSA nor ECDSA nor Ed25519"])
+    if not isinstance(key, PrivateKey):
+        raise ConfigError(["private key is neither RSA nor ECDSA nor EdDSA"])
     weakness = _weakness(key.public_key())
     if weakness:
         raise ConfigError([f"private key {weakness}"])
@@ -96,9 +95,9 @@ def public_key_of(certificate: x509.Certificate) -> PublicKey:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
         raise AuthenticationFailed(f"public key cannot be read: {error}") from error
-    if not isinstance(key, RSAPublicKey | ec.EllipticCurvePublicKey | Ed25519PublicKey):
+    if not isinstance(key, PublicKey):
         name = _printed(certificate.subject)
-        raise AuthenticationFailed(f"key of certificate {name} is not RSA, ECDSA or Ed25519")
+        raise AuthenticationFailed(f"key of certificate {name} is not RSA, ECDSA or EdDSA")
     return key
 
 

@@ -4,35 +4,30 @@ Flow out: the caller puts the inner packets of a train into the slots of an aren
 writes frame length, ESP header, IV, trailer and ICV around them and encrypts in place.
 Flow in: ``open_batch`` takes packets of one SA as they came and leaves authentic plaintext in
 slots of an arena, described by runs of equal length.
-Owns: keys, sequence numbers and replay windows. No inner packet is looked at here.
+Owns: keys, sequence numbers and replay windows. No inner packet is looked at here; what the
+algorithms do to a train is in ``transform``.
 """
 
-import os
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from itertools import repeat
 from struct import Struct
 from typing import Final, NamedTuple
 
-import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import CBC
-from cryptography.hazmat.primitives.constant_time import bytes_eq
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.hmac import HMAC
-
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.errors import Unsupported, UsageError
-from tunnelwrap.iana import Encr, Integ
+from tunnelwrap.dataplane.transform import (
+    BLOCK,
+    BY_COLUMN,
+    ESP_HEADER,
+    FRAME_LENGTH,
+    Slots,
+    lead_of,
+    opener,
+    sealer,
+)
+from tunnelwrap.errors import UsageError
 from tunnelwrap.ike.child_sa import SaKeys
 
-FRAME_LENGTH: Final = 2  # RFC 9329 §3.1: the length field counts itself
-ESP_HEADER: Final = 8  # SPI and sequence number
 TRAILER: Final = 2  # pad length and next header
-BLOCK: Final = 16  # of AES
-SALT: Final = 4  # at the end of an AEAD's key: RFC 4106 §8.1, RFC 7634 §2
 
 IPV4: Final = 4  # next header of a tunnelled IPv4 packet
 IPV6: Final = 41
@@ -41,50 +36,10 @@ DUMMY: Final = 59  # RFC 4303 §2.6: to be dropped silently
 PADDING: Final = bytes(range(1, 256))  # RFC 4303 §2.4: 1, 2, 3, ..
 """The self-describing padding; its first octets are what a trailer carries."""
 
-BY_COLUMN: Final = 8
-"""From so many packets on a train is handled as one; fewer are cheaper one by one."""
-
 STRETCH: Final = 64  # packets that are looked at together when opening
 
-_AEAD_HEAD: Final = FRAME_LENGTH + ESP_HEADER + 8
 _LOW: Final = 0xFFFF_FFFF
-_HASHES: Final[dict[int, type[HashAlgorithm]]] = {
-    Integ.HMAC_SHA2_256_128: SHA256,
-    Integ.HMAC_SHA2_384_192: SHA384,
-    Integ.HMAC_SHA2_512_256: SHA512,
-}
-
-_put_head = Struct(">HIIQ").pack_into  # frame length, SPI, sequence number, IV
-_put_short_head = Struct(">HII").pack_into
 _spi_and_low = Struct(">II").unpack_from
-_number = Struct(">II").pack
-_long_number = Struct(">IQ").pack  # RFC 4106 §5: SPI | seqhi | seqlo is AAD with ESN
-_nonce = Struct(">4sQ").pack
-_high = Struct(">I").pack
-
-_Slots = tuple[int, int, int]  # count, inner length, slot length; opening: offset, length, stride
-_Seal = Callable[[memoryview, int, _Slots, bytes, int], None]
-_Open = Callable[[Sequence[memoryview], int, memoryview, _Slots], int]
-
-
-class _Layout(NamedTuple):
-    """Nonce and AAD for one packet, as columns for many, and cut into pairs again."""
-
-    aad: Callable[[int, int], bytes]
-    columns: "np.dtype[np.void]"
-    cut: Callable[[bytes], Iterable[tuple[bytes, ...]]]
-
-
-def _columns(*fields: tuple[str, str]) -> "np.dtype[np.void]":
-    return np.dtype(list(fields))
-
-
-_HEAD_COLUMNS = _columns(("slot", ">u2"), ("spi", ">u4"), ("low", ">u4"), ("iv", ">u8"))
-_NONCE = (("salt", "S4"), ("iv", ">u8"), ("spi", ">u4"))
-_WITHOUT_ESN = _Layout(_number, _columns(*_NONCE, ("sequence", ">u4")), Struct("12s8s").iter_unpack)
-_WITH_ESN = _Layout(
-    _long_number, _columns(*_NONCE, ("sequence", ">u8")), Struct("12s12s").iter_unpack
-)
 
 
 class Run(NamedTuple):
@@ -119,7 +74,7 @@ class OutboundSa:
         self._align = _alignment(suite)
         self._head = FRAME_LENGTH + ESP_HEADER + suite.iv_length
         self._overhead = self._head + TRAILER + suite.icv_length
-        self._seal = _sealer(suite, keys, spi, uses_esn=uses_esn)
+        self._seal = sealer(suite, keys, spi, uses_esn=uses_esn)
 
     @property
     def head(self) -> int:
@@ -254,10 +209,10 @@ class InboundSa:
         self._window = window
         self._drops = drops
         self._wrap = _LOW if uses_esn else -1
-        self._lead = 0 if suite.is_aead else BLOCK
+        self._lead = lead_of(suite)
         self._step = max(_alignment(suite), 4)
         self._overhead = ESP_HEADER + suite.iv_length + suite.icv_length
-        self._open = _opener(suite, keys, spi, uses_esn=uses_esn)
+        self._open = opener(suite, keys, spi, uses_esn=uses_esn)
 
     @property
     def sequence(self) -> int:
@@ -329,7 +284,7 @@ class InboundSa:
         count = _first_difference(heads, wanted)
         return views[:count] if count >= BY_COLUMN else ()
 
-    def _open_single(self, view: memoryview, arena: memoryview, place: _Slots) -> int:
+    def _open_single(self, view: memoryview, arena: memoryview, place: Slots) -> int:
         """Open one packet wherever it stands in the window; 1 if it is authentic and new."""
         sequence = self._window.locate(_spi_and_low(view)[1])
         if not sequence:
@@ -360,167 +315,3 @@ def _note(runs: list[Run], run: Run) -> None:
 def _alignment(suite: EspSuite) -> int:
     """What inner packet, padding and trailer together are a multiple of. RFC 4303 §2.4."""
     return max(4, suite.block_size)
-
-
-def _sealer(suite: EspSuite, keys: SaKeys, spi: int, *, uses_esn: bool) -> _Seal:
-    if suite.is_aead:
-        return _aead_sealer(suite, keys, spi, uses_esn=uses_esn)
-    return _cbc_sealer(suite, keys, spi, uses_esn=uses_esn)
-
-
-def _opener(suite: EspSuite, keys: SaKeys, spi: int, *, uses_esn: bool) -> _Open:
-    if suite.is_aead:
-        return _aead_opener(suite, keys, spi, uses_esn=uses_esn)
-    return _cbc_opener(suite, keys, uses_esn=uses_esn)
-
-
-def _aead(suite: EspSuite, keys: SaKeys) -> tuple[AESGCM | ChaCha20Poly1305, bytes]:
-    """The AEAD and the salt of its nonces. RFC 4106 §4, RFC 7634 §2."""
-    key = keys.encryption.reveal()
-    match suite.encr:
-        case Encr.AES_GCM_16:
-            return AESGCM(key[:-SALT]), key[-SALT:]
-        case Encr.CHACHA20_POLY1305:
-            return ChaCha20Poly1305(key[:-SALT]), key[-SALT:]
-        case _:
-            raise Unsupported(f"no userspace ESP with {suite}")
-
-
-def _aead_sealer(suite: EspSuite, keys: SaKeys, spi: int, *, uses_esn: bool) -> _Seal:
-    """The IV is the sequence number: never twice under one key. RFC 4106 §3.1, RFC 7634 §2."""
-    aead, salt = _aead(suite, keys)
-    encrypt, icv = aead.encrypt_into, suite.icv_length
-    layout = _WITH_ESN if uses_esn else _WITHOUT_ESN
-
-    def seal(arena: memoryview, offset: int, shape: _Slots, trailer: bytes, first: int) -> None:
-        count, length, slot = shape
-        _write_around(arena, offset, shape, trailer, (spi, first))
-        start = offset + _AEAD_HEAD
-        size = length + len(trailer)
-        for nonce, aad in _parameters(layout, salt, spi, first, count):
-            end = start + size
-            encrypt(nonce, arena[start:end], aad, arena[start : end + icv])
-            start += slot
-
-    return seal
-
-
-def _write_around(
-    arena: memoryview, offset: int, shape: _Slots, trailer: bytes, numbers: tuple[int, int]
-) -> None:
-    """Write frame length, ESP header, IV and trailer of each slot of an AEAD's train."""
-    count, length, slot = shape
-    spi, first = numbers
-    behind = _AEAD_HEAD + length
-    if count < BY_COLUMN:
-        for sequence in range(first, first + count):
-            _put_head(arena, offset, slot, spi, sequence & _LOW, sequence)
-            arena[offset + behind : offset + behind + len(trailer)] = trailer
-            offset += slot
-        return
-    heads = np.empty(count, _HEAD_COLUMNS)
-    heads["slot"], heads["spi"] = slot, spi
-    heads["low"] = heads["iv"] = np.uint64(first) + np.arange(count, dtype=np.uint64)
-    rows = np.frombuffer(arena, np.uint8, count * slot, offset).reshape(count, slot)
-    rows[:, :_AEAD_HEAD] = heads.view(np.uint8).reshape(count, _AEAD_HEAD)
-    rows[:, behind : behind + len(trailer)] = np.frombuffer(trailer, np.uint8)
-
-
-def _parameters(
-    layout: _Layout, salt: bytes, spi: int, first: int, count: int
-) -> Iterable[tuple[bytes, ...]]:
-    """Nonce and AAD of each packet of a train. RFC 4106 §4, §5, RFC 7634 §2.1."""
-    if count < BY_COLUMN:
-        numbers = range(first, first + count)
-        return [(_nonce(salt, number), layout.aad(spi, number)) for number in numbers]
-    table = np.empty(count, layout.columns)
-    table["salt"], table["spi"] = salt, spi
-    table["iv"] = table["sequence"] = np.uint64(first) + np.arange(count, dtype=np.uint64)
-    return layout.cut(table.tobytes())
-
-
-def _aead_opener(suite: EspSuite, keys: SaKeys, spi: int, *, uses_esn: bool) -> _Open:
-    aead, salt = _aead(suite, keys)
-    decrypt = aead.decrypt_into
-    layout = _WITH_ESN if uses_esn else _WITHOUT_ESN
-
-    def open_train(
-        views: Sequence[memoryview], first: int, arena: memoryview, place: _Slots
-    ) -> int:
-        offset, size, stride = place
-        sequence, aad = first, layout.aad
-        try:
-            for view in views:
-                target = arena[offset : offset + size]
-                decrypt(salt + view[8:16], view[16:], aad(spi, sequence), target)
-                offset += stride
-                sequence += 1
-        except InvalidTag:
-            pass
-        return sequence - first
-
-    return open_train
-
-
-def _hmac(suite: EspSuite, keys: SaKeys) -> HMAC:
-    """RFC 4868 §2."""
-    algorithm = _HASHES.get(suite.integ or 0)
-    if algorithm is None or suite.encr != Encr.AES_CBC:
-        raise Unsupported(f"no userspace ESP with {suite}")
-    return HMAC(keys.integrity.reveal(), algorithm())
-
-
-def _cbc_sealer(suite: EspSuite, keys: SaKeys, spi: int, *, uses_esn: bool) -> _Seal:
-    """AES-CBC, then HMAC over header, IV, ciphertext and high half of an ESN. RFC 3602, 4868.
-
-    One CBC chain runs through all packets. Each begins with a random block: what comes out for
-    it is the packet's IV, known to nobody beforehand (RFC 3602 §3).
-    """
-    keyed, icv = _hmac(suite, keys), suite.icv_length
-    encryptor = Cipher(AES(keys.encryption.reveal()), CBC(os.urandom(BLOCK))).encryptor()
-    encrypt = encryptor.update_into
-
-    def seal(arena: memoryview, offset: int, shape: _Slots, trailer: bytes, first: int) -> None:
-        count, length, slot = shape
-        randoms = os.urandom(BLOCK * count)
-        for number, sequence in enumerate(range(first, first + count)):
-            header = offset + FRAME_LENGTH
-            start = header + ESP_HEADER
-            end = start + BLOCK + length + len(trailer)
-            _put_short_head(arena, offset, slot, spi, sequence & _LOW)
-            arena[start : start + BLOCK] = randoms[number * BLOCK : (number + 1) * BLOCK]
-            arena[end - len(trailer) : end] = trailer
-            encrypt(arena[start:end], arena[start : end + BLOCK - 1])
-            tag = keyed.copy()
-            tag.update(arena[header:end])
-            if uses_esn:
-                tag.update(_high(sequence >> 32))
-            arena[end : end + icv] = tag.finalize()[:icv]
-            offset += slot
-
-    return seal
-
-
-def _cbc_opener(suite: EspSuite, keys: SaKeys, *, uses_esn: bool) -> _Open:
-    """The IV goes through the running chain first: the block it yields is waste."""
-    keyed, icv = _hmac(suite, keys), suite.icv_length
-    decryptor = Cipher(AES(keys.encryption.reveal()), CBC(bytes(BLOCK))).decryptor()
-    decrypt = decryptor.update_into
-
-    def open_train(
-        views: Sequence[memoryview], first: int, arena: memoryview, place: _Slots
-    ) -> int:
-        offset, size, stride = place
-        for count, view in enumerate(views):
-            end = len(view) - icv
-            tag = keyed.copy()
-            tag.update(view[:end])
-            if uses_esn:
-                tag.update(_high(first + count >> 32))
-            if not bytes_eq(tag.finalize()[:icv], view[end:].tobytes()):
-                return count
-            decrypt(view[ESP_HEADER:end], arena[offset - BLOCK : offset + size + BLOCK - 1])
-            offset += stride
-        return len(views)
-
-    return open_train

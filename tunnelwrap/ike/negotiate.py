@@ -3,16 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from tunnelwrap.crypto.suite import ADDITIONAL_KE
 from tunnelwrap.errors import NoProposalChosen, TsUnacceptable
 from tunnelwrap.iana import Esn, KeMethod, TransformType, name_of
 from tunnelwrap.wire.payloads import TrafficSelector
 from tunnelwrap.wire.proposal import Proposal, Transform
 
-# An absent transform of these types means the same as this one of it. RFC 7296 §3.3.2, §3.3.3
+# An absent transform of these types means the same as this one of it. RFC 7296 §3.3.2, §3.3.3;
+# of additional key exchanges RFC 9370 §2.2.1
 _ABSENT = {
     TransformType.INTEG: Transform(TransformType.INTEG, 0, None),
     TransformType.KE: Transform(TransformType.KE, KeMethod.NONE, None),
     TransformType.ESN: Transform(TransformType.ESN, Esn.NO_ESN, None),
+    **{kind: Transform(kind, KeMethod.NONE, None) for kind in ADDITIONAL_KE},
 }
 
 
