@@ -33,6 +33,10 @@ SUITES = {
     "aes256gcm16": EspSuite(Encr.AES_GCM_16, 256, None, None, uses_esn=True),
     "chacha20poly1305": EspSuite(Encr.CHACHA20_POLY1305, None, None, None, uses_esn=True),
     "aes256-sha256": EspSuite(Encr.AES_CBC, 256, Integ.HMAC_SHA2_256_128, None, uses_esn=True),
+    "aes256ccm16": EspSuite(Encr.AES_CCM_16, 256, None, None, uses_esn=True),
+    "aes256ctr-sha256": EspSuite(Encr.AES_CTR, 256, Integ.HMAC_SHA2_256_128, None, uses_esn=True),
+    "aes128-aesxcbc": EspSuite(Encr.AES_CBC, 128, Integ.AES_XCBC_96, None, uses_esn=True),
+    "aes256gmac": EspSuite(Encr.NULL_AUTH_AES_GMAC, 256, None, None, uses_esn=True),
 }
 HEADERS = 52  # IPv4, and TCP with timestamps
 ROUNDS = 7

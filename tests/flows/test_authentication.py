@@ -314,7 +314,7 @@ def test_a_responder_that_cannot_sign_for_this_peer_says_so_also_after_a_lease()
         assert init.notify(NotifyType.AUTHENTICATION_FAILED) is not None
         closed = peer.fact(Closed)
         assert closed is not None
-        assert "cannot verify Ed25519" in closed.reason
+        assert "cannot verify an Ed25519 key" in closed.reason
         assert "client@example.org" in closed.reason
         assert closed.lease == (lease if policy.pool else None)
 

@@ -14,10 +14,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey | Ed448PrivateKey
+Key = (
+    rsa.RSAPrivateKey
+    | ec.EllipticCurvePrivateKey
+    | Ed25519PrivateKey
+    | Ed448PrivateKey
+    | X25519PrivateKey
+)
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 """The instant around which certificates are valid by default."""
@@ -25,8 +32,8 @@ NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 BEGIN = NOW - timedelta(days=30)
 END = NOW + timedelta(days=3650)
 
-KINDS = ("rsa", "p256", "p384", "p521", "ed25519")
-"""Kinds of keys that can sign AUTH; ``key`` also makes rsa1024 to rsa4096, p256k1 and ed448."""
+KINDS = ("rsa", "p256", "p384", "p521", "ed25519", "ed448")
+"""Kinds of keys that can sign AUTH; ``key`` also makes rsa1024 to rsa4096, p256k1 and x25519."""
 
 _CURVES = {
     "p256": ec.SECP256R1,
@@ -48,6 +55,8 @@ def _key(kind: str, number: int) -> Key:  # the number is part of the cache's ke
         return Ed25519PrivateKey.generate()
     if kind == "ed448":
         return Ed448PrivateKey.generate()
+    if kind == "x25519":
+        return X25519PrivateKey.generate()
     if kind in _CURVES:
         return ec.generate_private_key(_CURVES[kind]())
     return rsa.generate_private_key(65537, _RSA_BITS[kind])

@@ -22,10 +22,14 @@ LENGTHS = {
 }
 MODP = {method.value: method for method in LENGTHS if method.name.startswith("MODP")}
 ECP = {method.value: method for method in LENGTHS if method.name.startswith("ECP")}
+# encapsulation key and ciphertext; the secret has 32 octets
+KEM = {KeMethod.ML_KEM_768: (1184, 1088), KeMethod.ML_KEM_1024: (1568, 1568)}
 CASES = load("key_exchange")
+KEM_CASES = load("ml_kem")
 GROUPS = {case["method"]: case["prime"] for case in load("rfc3526")}
 
 every_method = pytest.mark.parametrize("method", LENGTHS, ids=lambda method: method.name)
+every_kem = pytest.mark.parametrize("method", KEM, ids=lambda method: method.name)
 every_modp = pytest.mark.parametrize("method", MODP.values(), ids=lambda method: method.name)
 every_ecp = pytest.mark.parametrize("method", ECP.values(), ids=lambda method: method.name)
 
@@ -157,7 +161,7 @@ def test_curve_points_of_small_order_are_refused(method: KeMethod, value: int) -
 
 
 @pytest.mark.rfc("8247", "2.4")
-@pytest.mark.parametrize("method", [KeMethod.NONE, KeMethod.MODP_768, KeMethod.MODP_1024, 22, 9999])
+@pytest.mark.parametrize("method", [0, 1, 2, 5, 22, 23, 24, KeMethod.ML_KEM_512, 9999])
 def test_others_are_refused(method: int) -> None:
     assert not supported_ke(method)
     with pytest.raises(UsageError):
@@ -167,4 +171,66 @@ def test_others_are_refused(method: int) -> None:
 
 
 def test_supported() -> None:
-    assert all(supported_ke(method) for method in LENGTHS)
+    assert all(supported_ke(method) for method in (*LENGTHS, *KEM))
+
+
+# --- ML-KEM, draft-ietf-ipsecme-ikev2-mlkem and FIPS 203 ------------------------------------
+
+
+@pytest.mark.parametrize("case", KEM_CASES, ids=names(KEM_CASES))
+def test_kem_vectors(case: dict) -> None:
+    """Key generation, and the secret for a ciphertext that is implicitly rejected."""
+    key = initiate(case["method"], drawing(case["method"], case["seed"]))
+    assert key.public == case["public"]
+    assert key.shared(case["ciphertext"]).reveal() == case["shared"]
+
+
+@every_kem
+def test_kem_sides_agree(method: KeMethod) -> None:
+    initiator = initiate(method, seeded(1))
+    ciphertext, shared = respond(method, initiator.public, seeded(2))
+    assert (len(initiator.public), len(ciphertext)) == KEM[method]
+    assert initiator.method == method
+    assert len(shared) == 32
+    assert initiator.shared(ciphertext) == shared
+
+
+@every_kem
+def test_kem_key_comes_from_the_given_source(method: KeMethod) -> None:
+    assert initiate(method, seeded(1)).public == initiate(method, seeded(1)).public
+    assert initiate(method, seeded(1)).public != initiate(method, seeded(2)).public
+
+
+@every_kem
+def test_kem_secret_is_fresh_for_each_answer(method: KeMethod) -> None:
+    """The same encapsulation key and source: the message m is the library's own."""
+    public = initiate(method, seeded(1)).public
+    first, second = (respond(method, public, seeded(2)) for _ in range(2))
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+
+
+@every_kem
+def test_another_ciphertext_gives_another_secret(method: KeMethod) -> None:
+    initiator = initiate(method, seeded(1))
+    ciphertext, shared = respond(method, initiator.public, seeded(2))
+    changed = bytes((ciphertext[0] ^ 1,)) + ciphertext[1:]
+    assert initiator.shared(changed) != shared
+
+
+@every_kem
+@pytest.mark.parametrize("change", [-1, 1], ids=["shorter", "longer"])
+def test_kem_values_of_wrong_length_are_refused(method: KeMethod, change: int) -> None:
+    key_length, ciphertext_length = KEM[method]
+    with pytest.raises(Malformed, match=f"{method.name}.*expected {key_length}"):
+        respond(method, bytes(key_length + change), seeded(1))
+    with pytest.raises(Malformed, match=f"{method.name}.*expected {ciphertext_length}"):
+        initiate(method, seeded(1)).shared(bytes(ciphertext_length + change))
+
+
+@every_kem
+def test_kem_keys_out_of_range_are_refused(method: KeMethod) -> None:
+    """FIPS 203 §7.2: coefficients must be below the modulus."""
+    public = initiate(method, seeded(1)).public
+    with pytest.raises(Malformed, match="out of range"):
+        respond(method, b"\xff\xff\xff" + public[3:], seeded(2))

@@ -42,6 +42,16 @@ def test_skeyseed(case: dict) -> None:
 
 
 @pytest.mark.rfc("7296", "2.14")
+def test_skeyseed_of_xcbc_takes_64_bits_of_each_nonce() -> None:
+    """Only for SKEYSEED of a new IKE SA: prf+ and a rekey take them whole."""
+    prf = Prf(PrfId.AES128_XCBC)
+    expected = prf.compute(N_I[:8] + N_R[:8], SHARED.reveal())
+    assert skeyseed(prf, N_I, N_R, SHARED).reveal() == expected
+    rekeyed = skeyseed_rekey(prf, Secret(bytes(16)), SHARED, N_I, N_R)
+    assert rekeyed.reveal() == prf.compute(bytes(16), SHARED.reveal() + N_I + N_R)
+
+
+@pytest.mark.rfc("7296", "2.14")
 @every_case
 def test_ike_keys(case: dict) -> None:
     suite = IkeSuite(Encr.AES_CBC, 128, Integ.HMAC_SHA2_256_128, case["prf"], KeMethod.MODP_2048)

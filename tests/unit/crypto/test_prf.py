@@ -1,4 +1,4 @@
-"""PRFs against RFC 4868, and prf+ by its definition."""
+"""PRFs against RFC 4868, 2202 and 4434, and prf+ by its definition."""
 
 import hmac
 
@@ -9,15 +9,30 @@ from tunnelwrap.crypto.prf import Prf, supported_prf
 from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import Prf as PrfId
 
-PRFS = {PrfId.HMAC_SHA2_256: 32, PrfId.HMAC_SHA2_384: 48, PrfId.HMAC_SHA2_512: 64}
+SHA2 = (PrfId.HMAC_SHA2_256, PrfId.HMAC_SHA2_384, PrfId.HMAC_SHA2_512)
+PRFS = {PrfId.HMAC_SHA1: 20, PrfId.AES128_XCBC: 16, **dict(zip(SHA2, (32, 48, 64), strict=True))}
 CASES = load("rfc4868", "prf")
+SHA1 = load("rfc2202")
+XCBC = load("xcbc")
 
 
 @pytest.mark.rfc("4868", "2.7.1")
-@pytest.mark.parametrize("prf_id", PRFS)
+@pytest.mark.parametrize("prf_id", SHA2)
 @pytest.mark.parametrize("case", CASES, ids=names(CASES))
 def test_rfc_4868(case: dict, prf_id: int) -> None:
     assert Prf(prf_id).compute(case["key"], case["data"]) == case[f"prf_{prf_id}"]
+
+
+@pytest.mark.rfc("2202", "3")
+@pytest.mark.parametrize("case", SHA1, ids=names(SHA1))
+def test_rfc_2202(case: dict) -> None:
+    assert Prf(PrfId.HMAC_SHA1).compute(case["key"], case["data"]) == case["mac"]
+
+
+@pytest.mark.rfc("4434", "2")
+@pytest.mark.parametrize("case", XCBC, ids=names(XCBC))
+def test_rfc_4434(case: dict) -> None:
+    assert Prf(PrfId.AES128_XCBC).compute(case["key"], case["data"]) == case["mac"]
 
 
 @pytest.mark.parametrize(("prf_id", "length"), PRFS.items())

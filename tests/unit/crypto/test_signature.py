@@ -39,6 +39,7 @@ PREFERRED = {
     "p384": "ECDSA with SHA2_384",
     "p521": "ECDSA with SHA2_512",
     "ed25519": "Ed25519",
+    "ed448": "Ed448",
 }
 ECDSA_VECTORS = load("rfc4754")
 
@@ -47,9 +48,9 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def expected(kind: str, peer: str) -> tuple[int, str] | None:
     """What is to be used for a peer; None: there is nothing."""
-    if kind == "ed25519":
+    if kind in {"ed25519", "ed448"}:
         knows = peer in {"identity", "like us"}
-        return (AuthMethod.DIGITAL_SIGNATURE, "Ed25519") if knows else None
+        return (AuthMethod.DIGITAL_SIGNATURE, PREFERRED[kind]) if knows else None
     if peer == "like us":
         return AuthMethod.DIGITAL_SIGNATURE, PREFERRED[kind]
     if peer in {"sha256", "sha384", "sha512"}:
@@ -65,7 +66,7 @@ def expected(kind: str, peer: str) -> tuple[int, str] | None:
 def test_every_key_for_every_peer(kind: str, peer: str) -> None:
     wanted = expected(kind, peer)
     if wanted is None:
-        with pytest.raises(AuthenticationFailed, match="Ed25519"):
+        with pytest.raises(AuthenticationFailed, match=f"cannot verify an {kind.capitalize()} key"):
             sign(key(kind), OCTETS, PEERS[peer])
         return
     method, data = sign(key(kind), OCTETS, PEERS[peer])
@@ -140,6 +141,7 @@ def test_old_ecdsa_is_r_and_s(kind: str, length: int) -> None:
         ("p256", SHA384, "300a06082a8648ce3d040303"),
         ("p256", SHA512, "300a06082a8648ce3d040304"),
         ("ed25519", HashAlgorithm.IDENTITY, "300506032b6570"),
+        ("ed448", HashAlgorithm.IDENTITY, "300506032b6571"),
         (
             "rsa",
             SHA256,

@@ -6,6 +6,7 @@ from tunnelwrap.crypto.cipher import supported_encr, supported_integ
 from tunnelwrap.crypto.ke import supported_ke
 from tunnelwrap.crypto.prf import supported_prf
 from tunnelwrap.crypto.suite import (
+    ADDITIONAL_KE,
     ENCR_NAMES,
     INTEG_NAMES,
     KE_NAMES,
@@ -26,6 +27,11 @@ X25519 = Transform(TransformType.KE, KeMethod.CURVE25519, None)
 NO_KE = Transform(TransformType.KE, KeMethod.NONE, None)
 ESN = Transform(TransformType.ESN, Esn.ESN, None)
 NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN, None)
+GMAC = Transform(TransformType.ENCR, Encr.NULL_AUTH_AES_GMAC, 128)
+NULL = Transform(TransformType.ENCR, Encr.NULL, None)
+KE1 = Transform(TransformType.ADDKE1, KeMethod.ML_KEM_768, None)
+KE2 = Transform(TransformType.ADDKE2, KeMethod.ML_KEM_1024, None)
+NO_KE1 = Transform(TransformType.ADDKE1, KeMethod.NONE, None)
 
 
 def ike(*transforms: Transform) -> IkeSuite:
@@ -43,6 +49,8 @@ def esp(*transforms: Transform) -> EspSuite:
         ((GCM, NO_INTEG, PRF384, X25519), "aes256gcm16-prfsha384-x25519"),
         ((CBC, SHA256, PRF384, X25519), "aes128-sha256-prfsha384-x25519"),
         ((X25519, PRF384, GCM), "aes256gcm16-prfsha384-x25519"),
+        ((GCM, PRF384, X25519, KE1), "aes256gcm16-prfsha384-x25519-ke1_mlkem768"),
+        ((GCM, PRF384, X25519, NO_KE1), "aes256gcm16-prfsha384-x25519"),
     ],
 )
 def test_ike_suite(transforms: tuple[Transform, ...], text: str) -> None:
@@ -61,6 +69,9 @@ def test_ike_suite(transforms: tuple[Transform, ...], text: str) -> None:
         ((GCM, NO_KE, ESN), "aes256gcm16-esn"),
         ((GCM, X25519, ESN), "aes256gcm16-x25519-esn"),
         ((CBC, SHA256, NO_ESN), "aes128-sha256-noesn"),
+        ((NULL, SHA256, NO_ESN), "null-sha256-noesn"),
+        ((GMAC, ESN), "aes128gmac-esn"),
+        ((GCM, X25519, KE1, KE2, ESN), "aes256gcm16-x25519-ke1_mlkem768-ke2_mlkem1024-esn"),
     ],
 )
 def test_esp_suite(transforms: tuple[Transform, ...], text: str) -> None:
@@ -75,6 +86,8 @@ def test_esp_suite(transforms: tuple[Transform, ...], text: str) -> None:
     [
         (esp(GCM, ESN), (36, 0, 4, 8, 16, 1, True)),
         (esp(CBC, SHA256, ESN), (16, 32, 0, 16, 16, 16, False)),
+        (esp(NULL, SHA256, ESN), (0, 32, 0, 0, 16, 1, False)),
+        (esp(GMAC, ESN), (20, 0, 4, 8, 16, 1, True)),
     ],
     ids=str,
 )
@@ -105,6 +118,26 @@ def test_ike_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform,
 def test_esp_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform, ...]) -> None:
     with pytest.raises(NoProposalChosen, match="expected 1"):
         esp(*transforms)
+
+
+@pytest.mark.rfc("9370", "2.2.1")
+def test_additional_key_exchanges_in_their_order() -> None:
+    suite = ike(GCM, PRF384, X25519, KE2, KE1)
+    assert suite.additional_ke == (
+        (TransformType.ADDKE1, KeMethod.ML_KEM_768),
+        (TransformType.ADDKE2, KeMethod.ML_KEM_1024),
+    )
+    assert ike(GCM, PRF384, X25519, NO_KE1).additional_ke == ()
+    with pytest.raises(NoProposalChosen, match="2 ADDKE1"):
+        ike(GCM, PRF384, X25519, KE1, NO_KE1)
+    assert [kind.value for kind in ADDITIONAL_KE] == [6, 7, 8, 9, 10, 11, 12]
+
+
+@pytest.mark.rfc("8247", "2.1")
+@pytest.mark.parametrize("transforms", [(NULL, SHA256, PRF384, X25519), (GMAC, PRF384, X25519)])
+def test_no_ike_sa_without_encryption(transforms: tuple[Transform, ...]) -> None:
+    with pytest.raises(NoProposalChosen, match="does not protect an IKE SA"):
+        ike(*transforms)
 
 
 def test_algorithms_unknown_to_us_still_print() -> None:

@@ -27,6 +27,17 @@ SUITES = {
     "aes128-sha256": (Encr.AES_CBC, 128, Integ.HMAC_SHA2_256_128),
     "aes192-sha384": (Encr.AES_CBC, 192, Integ.HMAC_SHA2_384_192),
     "aes256-sha512": (Encr.AES_CBC, 256, Integ.HMAC_SHA2_512_256),
+    "aes128-sha1": (Encr.AES_CBC, 128, Integ.HMAC_SHA1_96),
+    "aes128-aesxcbc": (Encr.AES_CBC, 128, Integ.AES_XCBC_96),
+    "aes128ctr-sha256": (Encr.AES_CTR, 128, Integ.HMAC_SHA2_256_128),
+    "aes256ctr-sha256": (Encr.AES_CTR, 256, Integ.HMAC_SHA2_256_128),
+    "aes256ctr-sha1": (Encr.AES_CTR, 256, Integ.HMAC_SHA1_96),
+    "aes128ccm8": (Encr.AES_CCM_8, 128, None),
+    "aes256ccm16": (Encr.AES_CCM_16, 256, None),
+    "null-sha256": (Encr.NULL, None, Integ.HMAC_SHA2_256_128),
+    "null-aesxcbc": (Encr.NULL, None, Integ.AES_XCBC_96),
+    "aes128gmac": (Encr.NULL_AUTH_AES_GMAC, 128, None),
+    "aes256gmac": (Encr.NULL_AUTH_AES_GMAC, 256, None),
 }
 
 

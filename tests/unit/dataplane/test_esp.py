@@ -13,8 +13,10 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.ipsec import ESP, SecurityAssociation
 
 from tests.kit.carriers import packets_of
+from tests.kit.crypto_vectors import load, names
 from tests.unit.dataplane.samples import NEAR, NEAR_6, SUITES, keys_of, suite_of, udp
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.xcbc import Xcbc
 from tunnelwrap.dataplane.esp import (
     BY_COLUMN,
     IPV4,
@@ -31,18 +33,28 @@ from tunnelwrap.iana import Encr, Integ
 from tunnelwrap.ike.child_sa import SaKeys
 
 SPI = 0xC0FFEE01
+# those for whose keys the samples have a suite
+CTR = [case for case in load("rfc3686") if len(case["key"]) in {20, 36}]
 SCAPY = {
     Encr.AES_GCM_16: "AES-GCM",
     Encr.CHACHA20_POLY1305: "CHACHA20-POLY1305",
     Encr.AES_CBC: "AES-CBC",
+    Encr.AES_CTR: "AES-CTR",
+    Encr.AES_CCM_8: "AES-CCM",
+    Encr.AES_CCM_16: "AES-CCM",
+    Encr.NULL: "NULL",
+    Encr.NULL_AUTH_AES_GMAC: "AES-NULL-GMAC",
 }
 SCAPY_AUTH = {
     None: None,
+    Integ.HMAC_SHA1_96: "HMAC-SHA1-96",
     Integ.HMAC_SHA2_256_128: "SHA2-256-128",
     Integ.HMAC_SHA2_384_192: "SHA2-384-192",
     Integ.HMAC_SHA2_512_256: "SHA2-512-256",
 }
+SCAPY_SUITES = [name for name, suite in SUITES.items() if suite[2] in SCAPY_AUTH]  # no XCBC there
 each_suite = pytest.mark.parametrize("name", SUITES)
+each_suite_of_scapy = pytest.mark.parametrize("name", SCAPY_SUITES)
 with_and_without_esn = pytest.mark.parametrize("uses_esn", [False, True], ids=["noesn", "esn"])
 
 
@@ -133,7 +145,8 @@ def scapy_sa(box: Box, *, uses_esn: bool, tunnel: IP | IPv6) -> SecurityAssociat
         ESP,
         spi=SPI,
         crypt_algo=SCAPY[box.suite.encr],
-        crypt_key=keys.encryption.reveal(),
+        crypt_key=keys.encryption.reveal() or None,
+        crypt_icv_size=box.suite.icv_length if box.suite.is_aead else None,
         auth_algo=SCAPY_AUTH[box.suite.integ],
         auth_key=keys.integrity.reveal() or None,
         tunnel_header=tunnel,
@@ -143,7 +156,7 @@ def scapy_sa(box: Box, *, uses_esn: bool, tunnel: IP | IPv6) -> SecurityAssociat
 
 @pytest.mark.rfc("4303", "3.3.2.1")
 @pytest.mark.rfc("4303", "3.3.2.2")
-@each_suite
+@each_suite_of_scapy
 @with_and_without_esn
 @pytest.mark.parametrize("count", [1, BY_COLUMN + 1])
 def test_scapy_opens_what_we_seal(name: str, *, uses_esn: bool, count: int) -> None:
@@ -160,7 +173,7 @@ def test_scapy_opens_what_we_seal(name: str, *, uses_esn: bool, count: int) -> N
 
 @pytest.mark.rfc("4303", "3.4.4.1")
 @pytest.mark.rfc("4303", "3.4.4.2")
-@each_suite
+@each_suite_of_scapy
 @with_and_without_esn
 @pytest.mark.parametrize("source", [NEAR, NEAR_6])
 def test_we_open_what_scapy_seals(name: str, *, uses_esn: bool, source: str) -> None:
@@ -225,6 +238,71 @@ def test_aes_cbc_packet_of_rfc_3602_case_8() -> None:
         "ffffffff0102030405060708090a0a04"
     )
     assert opened_by("aes128-sha256", keys, 0x8765, packet) == plain
+
+
+def sealed_by(suite_name: str, keys: SaKeys, sequence: int, inner: bytes) -> bytes:
+    """One packet of an outbound SA that has come to a sequence number."""
+    outbound = OutboundSa(SPI, suite_of(suite_name, uses_esn=False), keys, uses_esn=False)
+    outbound.skip_to(sequence - 1)
+    # an arena that ends where the slot does: nothing is written behind it
+    arena, ends = memoryview(bytearray(outbound.slot(len(inner)))), []
+    arena[outbound.head : outbound.head + len(inner)] = inner
+    assert outbound.seal_batch(arena, 0, (1, len(inner), IPV4), ends) == 1
+    return bytes(arena[2:])
+
+
+@pytest.mark.rfc("3686", "6")
+@pytest.mark.parametrize("case", CTR, ids=names(CTR))
+def test_aes_ctr_vectors_of_rfc_3686(case: dict) -> None:
+    """The RFC's ciphertexts with an ESP header before and an ICV behind."""
+    keys = SaKeys(Secret(case["key"]), Secret(bytes(32)))
+    packet = struct.pack(">II", SPI, 1) + case["iv"] + case["ciphertext"]
+    packet += hmac.digest(bytes(32), packet, "sha256")[:16]
+    name = {20: "aes128ctr-sha256", 36: "aes256ctr-sha256"}[len(case["key"])]
+    assert opened_by(name, keys, SPI, packet) == case["plaintext"]
+
+
+@pytest.mark.rfc("4543", "3")
+def test_gmac_packet() -> None:
+    """draft-mcgrew-gcm-test-01, as in the Linux kernel's tests of rfc4543; the IV there is 0."""
+    keys = SaKeys(Secret(bytes.fromhex("4c80cdefbb5d10da906ac73c3613a63422433c64")), Secret(b""))
+    plain = bytes.fromhex(
+        "45000030da3a00008001df3bc0a80005c0a800010800c6cd0200070061626364"
+        "65666768696a6b6c6d6e6f707172737401020201"
+    )
+    icv = bytes.fromhex("f2a9a836e155106aa8dcd618e4099aaa")
+    packet = bytes.fromhex("0000432100000007") + bytes(8) + plain + icv
+    assert opened_by("aes128gmac", keys, 0x4321, packet) == plain
+
+
+@pytest.mark.rfc("2410", "3")
+def test_null_is_the_packet_and_an_icv() -> None:
+    inner = udp(21)
+    packet = sealed_by("null-sha256", SaKeys(Secret(b""), Secret(bytes(32))), 9, inner)
+    text = struct.pack(">II", SPI, 9) + inner + b"\x01\x01\x04"
+    assert packet == text + hmac.digest(bytes(32), text, "sha256")[:16]
+
+
+@pytest.mark.rfc("3566", "4")
+@with_and_without_esn
+def test_xcbc_covers_the_packet_and_the_high_half(*, uses_esn: bool) -> None:
+    """RFC 4303 §2.2.1: the high half of an ESN is behind what is authenticated, not sent."""
+    box = Box("null-aesxcbc", uses_esn=uses_esn)
+    box.jump((3 << 32) + 4 if uses_esn else 4)
+    (packet,) = box.seal(bytes(26))
+    high = struct.pack(">I", 3) if uses_esn else b""
+    mac = Xcbc(keys_of(box.suite).integrity.reveal()).compute(packet[:-12] + high)
+    assert packet[-12:] == mac[:12]
+
+
+@each_suite
+@pytest.mark.parametrize("count", [1, BY_COLUMN])
+def test_nothing_is_written_behind_the_last_slot(name: str, count: int) -> None:
+    suite = suite_of(name)
+    outbound = OutboundSa(SPI, suite, keys_of(suite), uses_esn=True)
+    arena, ends = memoryview(bytearray(count * outbound.slot(100))), []
+    assert outbound.seal_batch(arena, 0, (count, 100, IPV4), ends) == count
+    assert ends[-1] == len(arena)
 
 
 @pytest.mark.rfc("4303", "2.8")
@@ -366,8 +444,10 @@ def test_sequence_zero_is_never_taken() -> None:
     assert box.drops == {"replay": 1}
 
 
-@pytest.mark.parametrize("name", ["aes128gcm16", "chacha20poly1305"])
-def test_aead_ivs_never_repeat(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["aes128gcm16", "chacha20poly1305", "aes128ccm8", "aes128ctr-sha256", "aes128gmac"]
+)
+def test_counter_ivs_never_repeat(name: str) -> None:
     box = Box(name)
     ivs = [packet[8:16] for _ in range(3) for packet in box.seal(*[bytes(40)] * 20)]
     assert len(set(ivs)) == 60
@@ -393,9 +473,17 @@ def test_inner_limit_is_the_longest_that_fits(name: str, size: int) -> None:
 
 def test_unknown_algorithms_are_refused() -> None:
     suite = suite_of("aes128gcm16")
-    odd = type(suite)(Encr.AES_CTR, 128, Integ.HMAC_SHA2_256_128, None, uses_esn=True)
+    odd = type(suite)(Encr.DES3, None, Integ.HMAC_SHA2_256_128, None, uses_esn=True)
     with pytest.raises((Unsupported, UsageError)):
         OutboundSa(1, odd, keys_of(suite), uses_esn=True)
+
+
+@pytest.mark.rfc("8221", "4")
+@pytest.mark.parametrize("encr", [Encr.NULL, Encr.AES_CTR, Encr.AES_CBC])
+def test_encryption_without_integrity_is_refused(encr: Encr) -> None:
+    bare = type(suite_of("aes128gcm16"))(encr, None, None, None, uses_esn=True)
+    with pytest.raises((Unsupported, UsageError)):
+        OutboundSa(1, bare, SaKeys(Secret(bytes(20)), Secret(b"")), uses_esn=True)
 
 
 class Reference:

@@ -28,6 +28,8 @@ SHA2 = Transform(TransformType.INTEG, Integ.HMAC_SHA2_256_128, None)
 NO_INTEG = Transform(TransformType.INTEG, 0, None)
 NO_KE = Transform(TransformType.KE, KeMethod.NONE, None)
 X25519 = Transform(TransformType.KE, KeMethod.CURVE25519, None)
+ML_KEM = Transform(TransformType.ADDKE1, KeMethod.ML_KEM_768, None)
+NO_KE1 = Transform(TransformType.ADDKE1, KeMethod.NONE, None)
 NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN, None)
 ESN = Transform(TransformType.ESN, Esn.ESN, None)
 
@@ -55,6 +57,14 @@ def esp(*transforms: Transform, number: int = 1) -> Proposal:
         ([esp(GCM)], [esp(GCM, NO_ESN)], esp(GCM)),
         ([esp(GCM, NO_KE, X25519)], [esp(GCM)], esp(GCM, NO_KE)),
         ([esp(GCM, NO_ESN)], [esp(GCM, X25519, NO_KE, NO_ESN)], esp(GCM, NO_ESN)),
+        # and so with additional key exchanges. RFC 9370 §2.2.1
+        ([esp(GCM, NO_ESN)], [esp(GCM, NO_ESN, ML_KEM, NO_KE1)], esp(GCM, NO_ESN)),
+        ([esp(GCM, NO_ESN, ML_KEM, NO_KE1)], [esp(GCM, NO_ESN)], esp(GCM, NO_ESN, NO_KE1)),
+        (
+            [esp(GCM, NO_ESN, NO_KE1, ML_KEM)],
+            [esp(GCM, NO_ESN, ML_KEM, NO_KE1)],
+            esp(GCM, NO_ESN, ML_KEM),
+        ),
     ],
 )
 def test_choice(offered: list[Proposal], ours: list[Proposal], chosen: Proposal) -> None:
@@ -85,6 +95,7 @@ def test_choice(offered: list[Proposal], ours: list[Proposal], chosen: Proposal)
             [esp(GCM)],
             ["99"],
         ),
+        ([esp(GCM)], [esp(GCM, ML_KEM)], ["ADDKE1"]),
     ],
 )
 def test_no_choice_names_both_sides_and_the_nearest_pair(
