@@ -20,7 +20,8 @@ from tests.kit.trixie import Trixie
 
 PLUGINS = (
     "random openssl nonce aes sha1 sha2 hmac kdf curve25519 gcm ccm ctr xcbc chapoly gmp mgf1 x509"
-    " constraints pem pkcs1 pkcs8 pubkey vici socket-default kernel-libipsec kernel-netlink updown counters"
+    " constraints pem pkcs1 pkcs8 pubkey vici socket-default kernel-libipsec kernel-netlink updown"
+    " counters"
 )
 READY_TIMEOUT_S = 10.0
 
