@@ -143,6 +143,12 @@ class TicketRefused(Refusal):
     notify = NotifyType.TICKET_NACK
 
 
+class StateNotFound(Refusal):
+    """No exchange that this IKE_FOLLOWUP_KE could follow is known. RFC 9370 §2.2.4."""
+
+    notify = NotifyType.STATE_NOT_FOUND
+
+
 class InvalidSyntax(Refusal):
     """An authenticated message breaks the RFC's syntax. RFC 7296 §3.10.1."""
 

@@ -26,12 +26,18 @@ from tunnelwrap.iana import Esn, Integ, KeMethod, Prf, ProtocolId, TransformType
 from tunnelwrap.wire.proposal import Proposal, Transform
 
 DEFAULT_IKE: Final = (
+    "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha512-prfsha256-x25519-ke1_mlkem768",
     "aes256gcm16-aes128gcm16-chacha20poly1305-prfsha512-prfsha256-x25519-ecp256-ecp384-modp2048",
     "aes256-sha256-modp2048",
 )
-"""What is offered for the IKE SA where a configuration says nothing. RFC 8247."""
+"""What is offered for the IKE SA where a configuration says nothing. RFC 8247.
+
+First a hybrid with ML-KEM. What a peer does not know of it is a transform type, for which it
+passes over the whole proposal (RFC 7296 §3.3.6): those that it may know stand by themselves.
+"""
 
 DEFAULT_ESP: Final = (
+    "aes256gcm16-aes128gcm16-chacha20poly1305-x25519-ke1_mlkem768",
     "aes256gcm16-aes128gcm16-chacha20poly1305-x25519-ecp256-ecp384-modp2048-none",
     "aes256-sha256-x25519-ecp256-ecp384-modp2048-none",
 )

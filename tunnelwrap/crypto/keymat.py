@@ -1,6 +1,10 @@
-"""SKEYSEED, the seven SK keys, KEYMAT, and their derivation when rekeying. RFC 7296 §2.13-§2.18."""
+"""SKEYSEED, the seven SK keys, KEYMAT, and their derivation when rekeying. RFC 7296 §2.13-§2.18.
 
-from dataclasses import dataclass
+With additional key exchanges (RFC 9370) and a post-quantum preshared key (RFC 8784).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from tunnelwrap.crypto.prf import Prf
 from tunnelwrap.crypto.secret import Secret
@@ -28,14 +32,22 @@ def skeyseed(prf: Prf, n_i: bytes, n_r: bytes, shared: Secret) -> Secret:
     return Secret(prf.compute(n_i + n_r, shared.reveal()))
 
 
-def skeyseed_rekey(
-    prf_old: Prf, sk_d_old: Secret, shared: Secret, n_i: bytes, n_r: bytes
+def skeyseed_rekey(  # the formula has six inputs
+    prf_old: Prf,
+    sk_d_old: Secret,
+    shared: Secret,
+    n_i: bytes,
+    n_r: bytes,
+    additional: Sequence[Secret] = (),
 ) -> Secret:
     """SKEYSEED of an IKE SA that replaces another: prf(SK_d old, g^ir | Ni | Nr). RFC 7296 §2.18.
 
-    Computed with the PRF of the old IKE SA.
+    Computed with the PRF of the old IKE SA. The secrets of additional key exchanges stand behind
+    the nonces (RFC 9370 §2.2.4); one that an IKE_INTERMEDIATE adds to an IKE SA is ``shared``, and
+    the IKE SA the old one (RFC 9370 §2.2.2).
     """
-    return Secret(prf_old.compute(sk_d_old.reveal(), shared.reveal() + n_i + n_r))
+    octets = shared.reveal() + n_i + n_r + _joined(additional)
+    return Secret(prf_old.compute(sk_d_old.reveal(), octets))
 
 
 def skeyseed_resume(prf: Prf, sk_d_old: Secret, n_i: bytes, n_r: bytes) -> Secret:
@@ -57,16 +69,39 @@ def ike_keys(  # the formula has six inputs
     return IkeKeys(*_split(material, lengths))
 
 
-def child_keymat(  # the formula has five inputs
-    prf: Prf, sk_d: Secret, n_i: bytes, n_r: bytes, length: int, shared: Secret | None
+def mix_ppk(prf: Prf, keys: IkeKeys, ppk: Secret) -> IkeKeys:
+    """SK_d, SK_pi and SK_pr with a PPK in them: prf+(PPK, SK'). RFC 8784 §3."""
+    sk_d, sk_pi, sk_pr = (
+        Secret(prf.expand(ppk.reveal(), key.reveal(), len(key)))
+        for key in (keys.sk_d, keys.sk_pi, keys.sk_pr)
+    )
+    return replace(keys, sk_d=sk_d, sk_pi=sk_pi, sk_pr=sk_pr)
+
+
+def child_keymat(  # noqa: PLR0913 (the formula has six inputs beside the length)
+    prf: Prf,
+    sk_d: Secret,
+    n_i: bytes,
+    n_r: bytes,
+    length: int,
+    shared: Secret | None,
+    *,
+    additional: Sequence[Secret] = (),
 ) -> bytes:
-    """KEYMAT: prf+(SK_d, [g^ir (new)] | Ni | Nr). RFC 7296 §2.17."""
+    """KEYMAT: prf+(SK_d, [g^ir (new)] | Ni | Nr | [SK(1) ...]). RFC 7296 §2.17, RFC 9370 §2.2.4."""
     fresh = shared.reveal() if shared else b""
-    return prf.expand(sk_d.reveal(), fresh + n_i + n_r, length)
+    return prf.expand(sk_d.reveal(), fresh + n_i + n_r + _joined(additional), length)
 
 
-def child_keys(  # the formula has six inputs
-    suite: EspSuite, prf: Prf, sk_d: Secret, n_i: bytes, n_r: bytes, shared: Secret | None
+def child_keys(  # noqa: PLR0913 (the formula has seven inputs)
+    suite: EspSuite,
+    prf: Prf,
+    sk_d: Secret,
+    n_i: bytes,
+    n_r: bytes,
+    shared: Secret | None,
+    *,
+    additional: Sequence[Secret] = (),
 ) -> tuple[Secret, Secret, Secret, Secret]:
     """Keys of a Child SA, in the order of RFC 7296 §2.17.
 
@@ -75,9 +110,13 @@ def child_keys(  # the formula has six inputs
         what the responder sends. An AEAD's salt is the end of its encryption key.
     """
     lengths = (suite.encryption_key_length, suite.integrity_key_length) * 2
-    material = child_keymat(prf, sk_d, n_i, n_r, sum(lengths), shared)
+    material = child_keymat(prf, sk_d, n_i, n_r, sum(lengths), shared, additional=additional)
     enc_i, integ_i, enc_r, integ_r = _split(material, lengths)
     return enc_i, integ_i, enc_r, integ_r
+
+
+def _joined(secrets: Sequence[Secret]) -> bytes:
+    return b"".join(secret.reveal() for secret in secrets)
 
 
 def _split(material: bytes, lengths: tuple[int, ...]) -> list[Secret]:

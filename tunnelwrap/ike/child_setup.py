@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
 
-from tunnelwrap.crypto.ke import LocalKey, initiate, respond
+from tunnelwrap.crypto.ke import LocalKey, initiate
 from tunnelwrap.crypto.keymat import child_keys
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.errors import InvalidKe, InvalidSyntax, Malformed, TsUnacceptable
+from tunnelwrap.errors import InvalidKe, InvalidSyntax, TsUnacceptable
 from tunnelwrap.iana import KeMethod, NotifyType, PayloadType, ProtocolId, TransformType, name_of
+from tunnelwrap.ike.additional_ke import respond_with, shared_secret
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
@@ -42,15 +43,24 @@ ANY_IPV6 = TrafficSelector.from_network(ip_network("::/0"))
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What both sides settled; the keys follow from it."""
+    """What both sides settled; the keys follow from it, once every key exchange is done."""
 
     policy: ChildPolicy
-    proposal: Proposal
+    suite: EspSuite
     spi_in: int
     spi_out: int
     ts_local: tuple[TrafficSelector, ...]
     ts_peer: tuple[TrafficSelector, ...]
     mode: Mode
+    n_i: bytes
+    n_r: bytes
+    shared: Secret | None  # of the first key exchange; None: there is none
+    is_initiator: bool  # of the exchange that makes it
+
+    @property
+    def additional_ke(self) -> tuple[int, ...]:
+        """The methods of the key exchanges that follow."""
+        return tuple(method for _, method in self.suite.additional_ke)
 
 
 class ChildOffer:
@@ -63,7 +73,7 @@ class ChildOffer:
     ) -> None:
         self.policy = policy
         self.spi_in = sa.context.allocate_spi()
-        proposals = policy.proposals if method else [without_ke(p) for p in policy.proposals]
+        proposals = policy.proposals if method else without_ke(policy.proposals)
         self._proposals = numbered(proposals, self.spi_in.to_bytes(4, "big"))
         self._key: LocalKey | None = initiate(method, sa.context.random) if method else None
         if replaces is not None:
@@ -95,8 +105,8 @@ class ChildOffer:
         )
         return f"{proposals} for {ts_local} === {ts_peer}"
 
-    def accept(self, sa: IkeSa, message: Message, n_i: bytes, n_r: bytes) -> ChildSa:
-        """The Child SA that the response makes of the offer.
+    def accept(self, message: Message, n_i: bytes, n_r: bytes) -> Agreement:
+        """What the response makes of the offer.
 
         Raises:
             InvalidSyntax: the response is not an answer to what was offered.
@@ -108,12 +118,18 @@ class ChildOffer:
             ts_local, ts_peer = narrow(ts_i, self._ts_local), narrow(ts_r, self._ts_peer)
         except TsUnacceptable as error:
             raise InvalidSyntax(f"the peer chose other traffic selectors: {error}") from error
-        mode, spi_out = _mode(message, self.policy), _spi(proposals[0])
-        agreement = Agreement(
-            self.policy, proposals[0], self.spi_in, spi_out, ts_local, ts_peer, mode
-        )
-        return make_child(
-            sa, agreement, n_i, n_r, self._shared(message, proposals[0]), is_initiator=True
+        return Agreement(
+            self.policy,
+            EspSuite.from_proposal(proposals[0]),
+            self.spi_in,
+            _spi(proposals[0]),
+            ts_local,
+            ts_peer,
+            _mode(message, self.policy),
+            n_i,
+            n_r,
+            self._shared(message, proposals[0]),
+            is_initiator=True,
         )
 
     def left_over(self, message: Message, child: ChildSa) -> ChildPolicy | None:
@@ -126,10 +142,9 @@ class ChildOffer:
         method = transform_id(chosen, TransformType.KE)
         if not method:
             return None
-        ke = message.find(KeyExchange)
-        if ke is None or self._key is None or ke.method != self._key.method or ke.method != method:
+        if self._key is None or self._key.method != method:
             raise InvalidSyntax("the KE payload does not fit the chosen proposal")
-        return _shared_secret(self._key, ke)
+        return shared_secret(self._key, message)
 
 
 def answer_child(
@@ -140,28 +155,30 @@ def answer_child(
     n_r: bytes,
     *,
     in_ike_auth: bool,
-) -> tuple[ChildSa, list[Payload], list[Payload]]:
+) -> tuple[Agreement, list[Payload], list[Payload]]:
     """Judge the peer's offer.
 
     Returns:
-        The Child SA, the payloads up to the nonce's place (SA), and those behind it (KE, TS).
+        What is agreed, the payloads up to the nonce's place (SA), and those behind it (KE, TS).
 
     Raises:
         Refusal: nothing acceptable was offered.
     """
     offers, ts_i, ts_r = _essentials(message)
-    configured = [without_ke(p) for p in policy.proposals] if in_ike_auth else policy.proposals
+    configured = without_ke(policy.proposals) if in_ike_auth else policy.proposals
     chosen = choose_proposal(offers, configured)
     ts_peer = narrow(ts_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
     ts_local = narrow(ts_r, policy.ts_local or selectors_of(sa.local_addresses()))
     has_more = False
     if policy.single_pair:
         ts_peer, ts_local, has_more = narrow_to_pair((ts_i, ts_r), (ts_peer, ts_local))
-    mode = _mode(message, policy)
+    mode, suite, spi_out = _mode(message, policy), EspSuite.from_proposal(chosen), _spi(chosen)
     ke_payloads, shared = _answer_ke(sa, message, chosen)
     spi_in = sa.context.allocate_spi()
-    agreement = Agreement(policy, chosen, spi_in, _spi(chosen), ts_local, ts_peer, mode)
-    child = make_child(sa, agreement, n_i, n_r, shared, is_initiator=False)
+    agreement = Agreement(
+        *(policy, suite, spi_in, spi_out, ts_local, ts_peer, mode, n_i, n_r, shared),
+        is_initiator=False,
+    )
     ours = replace(chosen, spi=spi_in.to_bytes(4, "big"))
     behind: list[Payload] = [
         *ke_payloads,
@@ -172,23 +189,27 @@ def answer_child(
         behind.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
     if has_more:
         behind.append(Notify.of(NotifyType.ADDITIONAL_TS_POSSIBLE))
-    return child, [SaPayload((ours,))], behind
+    return agreement, [SaPayload((ours,))], behind
 
 
-def make_child(
-    sa: IkeSa,
-    agreement: Agreement,
-    n_i: bytes,
-    n_r: bytes,
-    shared: Secret | None,
-    *,
-    is_initiator: bool,
-) -> ChildSa:
-    """KEYMAT for an agreement; ``is_initiator`` of the exchange that made it. RFC 7296 §2.17."""
+def make_child(sa: IkeSa, agreement: Agreement, additional: Sequence[Secret] = ()) -> ChildSa:
+    """KEYMAT for an agreement. RFC 7296 §2.17, RFC 9370 §2.2.4.
+
+    Args:
+        sa: the IKE SA, whose SK_d it is.
+        agreement: what was settled.
+        additional: the secrets of the additional key exchanges.
+    """
     ike_suite, keys, _ = sa.agreed
-    suite = EspSuite.from_proposal(agreement.proposal)
+    suite, is_initiator = agreement.suite, agreement.is_initiator
     enc_i, integ_i, enc_r, integ_r = child_keys(
-        suite, ike_suite.prf_function(), keys.sk_d, n_i, n_r, shared
+        suite,
+        ike_suite.prf_function(),
+        keys.sk_d,
+        agreement.n_i,
+        agreement.n_r,
+        agreement.shared,
+        additional=additional,
     )
     initiator, responder = SaKeys(enc_i, integ_i), SaKeys(enc_r, integ_r)
     return ChildSa(
@@ -257,18 +278,8 @@ def _answer_ke(
     if ke is None or ke.method != method:
         sent = "none" if ke is None else name_of(KeMethod, ke.method)
         raise InvalidKe(f"KE payload is {sent}, chosen {name_of(KeMethod, method)}", method)
-    try:
-        public, shared = respond(method, ke.data, sa.context.random)
-    except Malformed as error:
-        raise InvalidSyntax(str(error)) from error
-    return [KeyExchange(method, public)], shared
-
-
-def _shared_secret(key: LocalKey, ke: KeyExchange) -> Secret:
-    try:
-        return key.shared(ke.data)
-    except Malformed as error:
-        raise InvalidSyntax(str(error)) from error
+    answered, shared = respond_with(method, message, sa.context.random)
+    return [answered], shared
 
 
 def _limits(lifetime: ChildLifetime) -> SaLimits:

@@ -4,10 +4,10 @@ RFC 7296 §1.3, §2.8, §2.17, §2.18; crossing exchanges are decided by ``ike.c
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from tunnelwrap.crypto.ke import LocalKey, initiate, respond
+from tunnelwrap.crypto.ke import LocalKey, initiate
 from tunnelwrap.crypto.keymat import ike_keys, skeyseed_rekey
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import IkeSuite
@@ -15,16 +15,25 @@ from tunnelwrap.errors import (
     ChildSaNotFound,
     InvalidKe,
     InvalidSyntax,
-    Malformed,
     NoAdditionalSas,
     PeerRefused,
+    StateNotFound,
     TemporaryFailure,
 )
 from tunnelwrap.iana import ExchangeType, KeMethod, NotifyType, ProtocolId, TransformType, name_of
 from tunnelwrap.ike import crash, resumption
+from tunnelwrap.ike.additional_ke import respond_with, shared_secret
 from tunnelwrap.ike.child_sa import ChildSa
-from tunnelwrap.ike.child_setup import ChildOffer, answer_child, selectors_of
+from tunnelwrap.ike.child_setup import (
+    Agreement,
+    ChildOffer,
+    answer_child,
+    make_child,
+    selectors_of,
+)
+from tunnelwrap.ike.children import Child
 from tunnelwrap.ike.collision import Nonces, ours_is_redundant
+from tunnelwrap.ike.follow_up import FOLLOW_UP_S, FollowUp, expect, follow, under_way
 from tunnelwrap.ike.informational import CloseIke, DeleteChild
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
@@ -46,6 +55,7 @@ from tunnelwrap.wire.proposal import Proposal, SaPayload
 
 RETRY_S: Final = 5.0  # after TEMPORARY_FAILURE. RFC 7296 §2.25
 RETRY_JITTER: Final = 0.6  # two peers that refuse each other must not meet again
+ROUTINE: Final = frozenset({NotifyType.TEMPORARY_FAILURE, NotifyType.STATE_NOT_FOUND})
 REFUSED_RETRY_S: Final = 60.0  # after any other refusal of a rekey: until the lifetime is over
 SUPERSEDED_S: Final = 30.0  # what the peer should delete, and does not, goes after this
 
@@ -70,8 +80,8 @@ class Ask:
         security, *ke = self.offer.security()
         return [security, Nonce(self._nonce), *ke, *self.offer.selectors()]
 
-    def accept(self, sa: IkeSa, message: Message) -> tuple[ChildSa, Nonces]:
-        """The Child SA that the response makes of it.
+    def accept(self, sa: IkeSa, message: Message) -> Agreement:
+        """What the response makes of it.
 
         Raises:
             PeerRefused: there is none.
@@ -81,8 +91,7 @@ class Ask:
         try:
             refuse_errors(message)
             check_occurrence(message)
-            nonces = Nonces(self._nonce, _nonce_of(message))
-            return self.offer.accept(sa, message, nonces.initiator, nonces.responder), nonces
+            return self.offer.accept(message, self._nonce, _nonce_of(message))
         except PeerRefused:
             sa.context.release_spi(self.offer.spi_in)
             raise
@@ -105,11 +114,13 @@ class CreateChild:
 
     TYPE: ClassVar = ExchangeType.CREATE_CHILD_SA
 
-    __slots__ = ("_ask", "_policy")
+    __slots__ = ("_agreement", "_ask", "_policy", "_response")
 
     def __init__(self, policy: ChildPolicy) -> None:
         self._policy = policy
         self._ask = Ask()
+        self._agreement: Agreement | None = None
+        self._response: Message | None = None
 
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:  # noqa: ARG002 (contract)
         """SA, Ni, [KEi], TSi, TSr."""
@@ -122,24 +133,49 @@ class CreateChild:
             InvalidSyntax: the peer has made one that we cannot have.
         """
         try:
-            child, _ = self._ask.accept(sa, message)
+            self._response, self._agreement = message, self._ask.accept(sa, message)
         except PeerRefused as error:
             if self._ask.may_retry(self._policy, error):
                 return Next.AGAIN
-            pair = pair_for(sa, self._policy, error)
-            if error.notify == NotifyType.TEMPORARY_FAILURE:
-                sa.children.want(self._policy, now + _retry_s(sa))
-            elif pair is not None:
-                sa.enqueue(CreateChild(pair))
-            else:
-                reason = f"{error}; we asked for {self._ask.offer}"
-                sa.context.emit(ChildRefused(sa.id, sa.chosen_policy.name, reason))
+            self._give_up(sa, error, now)
             return Next.DONE
+        if self._agreement.additional_ke:
+            follow(sa, message, self, self._agreement.additional_ke)
+        else:
+            self.finish(sa, message, (), now)
+        return Next.DONE
+
+    def finish(
+        self,
+        sa: IkeSa,
+        message: Message,  # noqa: ARG002 (contract)
+        secrets: Sequence[Secret],
+        now: float,
+    ) -> None:
+        """Install it: all its key exchanges are done."""
+        assert self._agreement is not None, "the response comes first"
+        child = make_child(sa, self._agreement, secrets)
         if not _ended_early(sa, child):
             sa.children.install(child, self._policy, now, use_outbound=True, replaces=None)
         assert self._ask.offer is not None, "the request comes first"
-        ask_for_more(sa, self._ask.offer.left_over(message, child))
-        return Next.DONE
+        assert self._response is not None, "the response comes first"
+        ask_for_more(sa, self._ask.offer.left_over(self._response, child))
+
+    def refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
+        """The peer does not go on: ask again, or say why not."""
+        assert self._agreement is not None, "the response comes first"
+        sa.context.release_spi(self._agreement.spi_in)
+        self._give_up(sa, error, now)
+
+    def _give_up(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
+        pair = pair_for(sa, self._policy, error)
+        if error.notify in ROUTINE:
+            sa.children.want(self._policy, now + _retry_s(sa))
+        elif pair is not None:
+            sa.enqueue(CreateChild(pair))
+        else:
+            reason = f"{error}; we asked for {self._ask.offer}"
+            sa.context.emit(ChildRefused(sa.id, sa.chosen_policy.name, reason))
 
 
 class RekeyChild:
@@ -147,11 +183,12 @@ class RekeyChild:
 
     TYPE: ClassVar = ExchangeType.CREATE_CHILD_SA
 
-    __slots__ = ("_ask", "_policy", "crossed", "spi_in")
+    __slots__ = ("_agreement", "_ask", "_policy", "crossed", "spi_in")
 
     def __init__(self, spi_in: int) -> None:
         self.spi_in = spi_in
-        self.crossed: tuple[Nonces, int] | None = None  # the peer's rekey of the same Child SA
+        self.crossed: BegunChild | None = None  # the peer's rekey of the same Child SA
+        self._agreement: Agreement | None = None
         self._ask: Ask | None = None
         self._policy: ChildPolicy | None = None
 
@@ -163,6 +200,7 @@ class RekeyChild:
         child.become(ChildState.REKEYING)
         self._policy = child.policy
         self._ask = self._ask or Ask(child.sa)
+        self.crossed = self.crossed or _begun_rekey(sa, self.spi_in)
         spi = self.spi_in.to_bytes(4, "big")
         return [
             Notify.of(NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=spi),
@@ -178,27 +216,76 @@ class RekeyChild:
         assert self._ask is not None, "the request comes first"
         assert self._policy is not None, "the request comes first"
         try:
-            new, nonces = self._ask.accept(sa, message)
+            agreement = self._agreement = self._ask.accept(sa, message)
         except PeerRefused as error:
             if self._ask.may_retry(self._policy, error):
                 return Next.AGAIN
             self._refused(sa, error, now)
             return Next.DONE
-        if _ended_early(sa, new):
-            sa.enqueue(DeleteChild(self.spi_in))
-            return Next.DONE
-        is_redundant = self.crossed is not None and ours_is_redundant(nonces, self.crossed[0])
-        sa.children.install(
-            new, self._policy, now, use_outbound=not is_redundant, replaces=self.spi_in
-        )
-        if is_redundant:
-            sa.enqueue(DeleteChild(new.spi_in))
-            return Next.DONE
-        sa.children.supersede(self.spi_in, new.spi_in)
-        if self.crossed is not None:
-            sa.children.supersede(self.crossed[1], None)  # the peer deletes it
-        sa.enqueue(DeleteChild(self.spi_in))
+        nonces = Nonces(agreement.n_i, agreement.n_r)
+        if self.crossed is not None and ours_is_redundant(nonces, self.crossed.nonces):
+            self._give_way(sa, agreement, now)
+        elif agreement.additional_ke:
+            follow(sa, message, self, agreement.additional_ke)
+            self._claim(sa)
+        else:
+            self.finish(sa, message, (), now)
         return Next.DONE
+
+    def finish(
+        self,
+        sa: IkeSa,
+        message: Message,  # noqa: ARG002 (contract)
+        secrets: Sequence[Secret],
+        now: float,
+    ) -> None:
+        """Install the successor, delete the old one: all its key exchanges are done."""
+        assert self._agreement is not None, "the response comes first"
+        assert self._policy is not None, "the request comes first"
+        new = make_child(sa, self._agreement, secrets)
+        if not _ended_early(sa, new):
+            sa.children.install(new, self._policy, now, use_outbound=True, replaces=self.spi_in)
+            sa.children.supersede(self.spi_in, new.spi_in)
+            self._supersede_crossed(sa)
+        sa.enqueue(DeleteChild(self.spi_in))
+
+    def refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
+        """The peer does not go on: the old one stays, until another attempt."""
+        assert self._agreement is not None, "the response comes first"
+        sa.context.release_spi(self._agreement.spi_in)
+        self._refused(sa, error, now)
+
+    def _give_way(self, sa: IkeSa, agreement: Agreement, now: float) -> None:
+        """Ours is redundant, the peer's counts: now, or when its key exchanges are done."""
+        assert self._policy is not None, "the request comes first"
+        old = sa.children.find(self.spi_in)
+        if old is not None and old.state is ChildState.REKEYING:
+            old.become(ChildState.INSTALLED)
+            sa.children.timers.arm(Timer.REKEY_CHILD, now + FOLLOW_UP_S, self.spi_in)
+        if agreement.additional_ke:  # nothing is made yet: we just do not go on. RFC 9370 §2.2.4
+            sa.context.release_spi(agreement.spi_in)
+            return
+        new = make_child(sa, agreement)
+        if not _ended_early(sa, new):
+            sa.children.install(new, self._policy, now, use_outbound=False, replaces=self.spi_in)
+            sa.enqueue(DeleteChild(new.spi_in))
+
+    def _claim(self, sa: IkeSa) -> None:
+        """Ours counts and goes on: the Child SA is being rekeyed still, by us."""
+        self._supersede_crossed(sa)
+        old = sa.children.find(self.spi_in)
+        if old is not None and old.state is ChildState.REKEYED:
+            old.become(ChildState.REKEYING)
+            old.successor = None
+
+    def _supersede_crossed(self, sa: IkeSa) -> None:
+        """What the peer has made or begun is redundant: it deletes it, or does not go on."""
+        crossed, self.crossed = self.crossed, None
+        if crossed is None:
+            return
+        sa.drop_awaited(crossed)
+        if crossed.is_done:
+            sa.children.supersede(crossed.agreement.spi_in, None)
 
     def _refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
         child = sa.children.find(self.spi_in)
@@ -212,7 +299,7 @@ class RekeyChild:
             return
         child.become(ChildState.INSTALLED)
         _begin_anew(sa, error, now)
-        is_routine = error.notify == NotifyType.TEMPORARY_FAILURE
+        is_routine = error.notify in ROUTINE
         sa.context.trace(
             sa.id,
             "debug" if is_routine else "warning",
@@ -231,11 +318,12 @@ class RekeyIke:
 
     TYPE: ClassVar = ExchangeType.CREATE_CHILD_SA
 
-    __slots__ = ("_key", "_method", "_nonce", "_old", "_spi", "crossed")
+    __slots__ = ("_draft", "_key", "_method", "_nonce", "_old", "_spi", "crossed")
 
     def __init__(self, old: IkeSa) -> None:
-        self.crossed: tuple[Nonces, IkeSa] | None = None  # the peer's rekey of the same IKE SA
+        self.crossed: BegunIke | None = None  # the peer's rekey of the same IKE SA
         self._old = old
+        self._draft: IkeDraft | None = None
         self._method: int | None = None
         self._nonce = b""
         self._spi = b""
@@ -248,6 +336,7 @@ class RekeyIke:
         proposals = sa.chosen_policy.proposals
         self._spi = sa.context.new_ike_spi()
         self._nonce = sa.context.random(NONCE_LENGTH)
+        self.crossed = self.crossed or _begun_ike(sa)
         self._key = initiate(self._method or ke_methods(proposals)[0], sa.context.random)
         return [
             SaPayload(numbered(proposals, self._spi)),
@@ -267,47 +356,78 @@ class RekeyIke:
         except PeerRefused as error:
             return self._refused(sa, error, now)
         check_occurrence(message)
-        new = self._derive(sa, message)
-        crash.take(new, message)
-        theirs = self.crossed[1] if self.crossed is not None else None
-        if self._is_redundant(sa, message):
-            if theirs is not None:
-                adopt(theirs, now)
-            new.replaces = None
-            new.enqueue(CloseIke("redundant after a simultaneous rekey"))
+        draft = self._draft = self._accept(sa, message)
+        if self._is_redundant(sa, draft):
+            self._give_way(sa, draft, now)
             return Next.DONE
+        self._supersede_crossed(sa, now)
+        if draft.additional_ke:
+            follow(sa, message, self, draft.additional_ke)
+        else:
+            self.finish(sa, message, (), now)
+        return Next.DONE
+
+    def finish(self, sa: IkeSa, message: Message, secrets: Sequence[Secret], now: float) -> None:
+        """The successor takes over, this IKE SA is deleted: all key exchanges are done."""
+        assert self._draft is not None, "the response comes first"
+        new = self._draft.complete(sa, secrets)
+        crash.take(new, message)
         adopt(new, now)
         crash.renew(new)
         resumption.keep(new, message, now)
         sa.enqueue(CloseIke("rekeyed"))
-        if theirs is not None:  # the peer deletes it
-            theirs.replaces = None
-            theirs.timers.arm(Timer.SUPERSEDED, now + SUPERSEDED_S)
-        return Next.DONE
 
-    def _is_redundant(self, sa: IkeSa, message: Message) -> bool:
+    def refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
+        """The peer does not go on: this IKE SA stays, until another attempt."""
+        self._refused(sa, error, now)
+
+    def _is_redundant(self, sa: IkeSa, draft: "IkeDraft") -> bool:
         if self.crossed is None:
             return False
-        ours = Nonces(self._nonce, _nonce_of(message))
-        return not sa.is_primary or ours_is_redundant(ours, self.crossed[0])
+        return not sa.is_primary or ours_is_redundant(draft.nonces, self.crossed.nonces)
 
-    def _derive(self, sa: IkeSa, message: Message) -> IkeSa:
-        payload, ke = message.find(SaPayload), message.find(KeyExchange)
+    def _give_way(self, sa: IkeSa, draft: "IkeDraft", now: float) -> None:
+        """Ours is redundant, the peer's counts: now, or when its key exchanges are done."""
+        assert self.crossed is not None, "ours is redundant to something"
+        if self.crossed.made is not None:
+            adopt(self.crossed.made, now)
+        elif sa.is_primary:
+            sa.timers.arm(Timer.REKEY_IKE, now + FOLLOW_UP_S)
+        if draft.additional_ke:  # nothing is made yet: we just do not go on. RFC 9370 §2.2.4
+            return
+        new = draft.complete(sa, ())
+        new.replaces = None
+        new.enqueue(CloseIke("redundant after a simultaneous rekey"))
+
+    def _supersede_crossed(self, sa: IkeSa, now: float) -> None:
+        """What the peer has made or begun is redundant: it deletes it, or does not go on."""
+        crossed, self.crossed = self.crossed, None
+        if crossed is None:
+            return
+        sa.drop_awaited(crossed)
+        if crossed.made is not None:
+            crossed.made.replaces = None
+            crossed.made.timers.arm(Timer.SUPERSEDED, now + SUPERSEDED_S)
+
+    def _accept(self, sa: IkeSa, message: Message) -> "IkeDraft":
+        payload = message.find(SaPayload)
         assert self._key is not None, "the request comes first"
         offered = numbered(sa.chosen_policy.proposals, self._spi)
-        if payload is None or len(payload.proposals) != 1 or ke is None:
-            raise InvalidSyntax("the response to a rekey lacks SA or KE")
+        if payload is None or len(payload.proposals) != 1:
+            raise InvalidSyntax("the response to a rekey lacks SA")
         chosen = payload.proposals[0]
-        is_asked_for = ke.method == self._key.method == transform_id(chosen, TransformType.KE)
+        is_asked_for = self._key.method == transform_id(chosen, TransformType.KE)
         if not is_choice_of(chosen, offered) or not is_asked_for:
             raise InvalidSyntax(f"peer chose {chosen}, which was not offered")
-        try:
-            shared = self._key.shared(ke.data)
-        except Malformed as error:
-            raise InvalidSyntax(str(error)) from error
-        new = sa.successor(self._spi, _ike_spi(chosen), is_initiator=True)
-        _install_rekeyed(sa, new, chosen, (self._nonce, _nonce_of(message)), shared)
-        return new
+        return IkeDraft(
+            chosen,
+            IkeSuite.from_proposal(chosen),
+            self._spi,
+            _ike_spi(chosen),
+            Nonces(self._nonce, _nonce_of(message)),
+            shared_secret(self._key, message),
+            is_initiator=True,
+        )
 
     def _refused(self, sa: IkeSa, error: PeerRefused, now: float) -> Next:
         wanted = int.from_bytes(error.data, "big")
@@ -315,11 +435,13 @@ class RekeyIke:
         if error.notify == NotifyType.INVALID_KE_PAYLOAD and may_retry and self.crossed is None:
             self._method = wanted
             return Next.AGAIN
-        if self.crossed is not None:  # the peer did not notice that both rekey. RFC 7296 §2.8.2
-            adopt(self.crossed[1], now)
+        if self.crossed is not None and self.crossed.made is not None:
+            adopt(
+                self.crossed.made, now
+            )  # the peer did not notice that both rekey. RFC 7296 §2.8.2
             return Next.DONE
         _begin_anew(sa, error, now)
-        is_routine = error.notify == NotifyType.TEMPORARY_FAILURE
+        is_routine = error.notify in ROUTINE
         sa.context.trace(
             sa.id,
             "debug" if is_routine else "warning",
@@ -341,7 +463,7 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload]:
         raise TemporaryFailure("the IKE SA is being replaced or deleted")
     if message.find(TrafficSelectors) is None:
         return _answer_rekey_ike(sa, message, now)
-    if isinstance(sa.exchange, RekeyIke):
+    if isinstance(under_way(sa), RekeyIke):
         raise TemporaryFailure("the IKE SA is being rekeyed")
     notify = message.notify(NotifyType.REKEY_SA)
     if notify is None:
@@ -378,41 +500,165 @@ def ask_for_more(sa: IkeSa, rest: ChildPolicy | None) -> None:
 
 def settle_before_delete(sa: IkeSa, now: float) -> None:
     """The peer deletes an IKE SA that both rekey: its successor is the one that the peer made."""
-    if isinstance(sa.exchange, RekeyIke) and sa.exchange.crossed is not None:
-        adopt(sa.exchange.crossed[1], now)
+    crossed = sa.exchange.crossed if isinstance(sa.exchange, RekeyIke) else None
+    if crossed is not None and crossed.made is not None:
+        adopt(crossed.made, now)
+
+
+class BegunChild:
+    """A Child SA that the peer asks for, also in place of another one of ours (``replaces``)."""
+
+    __slots__ = ("_policy", "_replaces", "agreement", "is_done")
+
+    def __init__(self, agreement: Agreement, policy: ChildPolicy, replaces: int | None) -> None:
+        self.agreement = agreement
+        self._policy = policy
+        self._replaces = replaces
+        self.is_done = False
+
+    @property
+    def nonces(self) -> Nonces:
+        """Of its CREATE_CHILD_SA."""
+        return Nonces(self.agreement.n_i, self.agreement.n_r)
+
+    def is_rekey_of(self, spi_in: int) -> bool:
+        """True where it takes the place of this Child SA."""
+        return self._replaces == spi_in
+
+    def finish(self, sa: IkeSa, secrets: Sequence[Secret], now: float) -> list[Payload]:
+        """Install it.
+
+        Raises:
+            StateNotFound: what it should replace is gone, or replaced by another one.
+        """
+        replaces = self._replaces
+        if replaces is not None and not _may_be_rekeyed(sa.children.find(replaces)):
+            raise StateNotFound("the Child SA to rekey is gone meanwhile")
+        child = make_child(sa, self.agreement, secrets)
+        sa.children.install(
+            child, self._policy, now, use_outbound=replaces is None, replaces=replaces
+        )
+        self.is_done = True
+        if replaces is not None:
+            sa.children.supersede(replaces, child.spi_in)
+        return []
+
+    def drop(self, sa: IkeSa) -> None:
+        """The peer does not go on with it."""
+        sa.context.release_spi(self.agreement.spi_in)
+
+
+class BegunIke:
+    """A rekey of the IKE SA by the peer; ``made`` is the successor, once it is."""
+
+    __slots__ = ("_draft", "_request", "made")
+
+    def __init__(self, draft: "IkeDraft", request: Message) -> None:
+        self._draft = draft
+        self._request = request
+        self.made: IkeSa | None = None
+
+    @property
+    def nonces(self) -> Nonces:
+        """Of its CREATE_CHILD_SA."""
+        return self._draft.nonces
+
+    def finish(self, sa: IkeSa, secrets: Sequence[Secret], now: float) -> list[Payload]:
+        """Make the successor; it takes over, unless we rekey as well. Gives what belongs to it.
+
+        Raises:
+            TemporaryFailure: a Child SA is in the way meanwhile.
+        """
+        _check_idle(sa)
+        self.made = self._draft.complete(sa, secrets)
+        if isinstance(sa.exchange, RekeyIke):
+            sa.exchange.crossed = self
+        else:
+            adopt(self.made, now)
+        return [*crash.offer(self.made), *resumption.give(self.made, self._request, now)]
+
+    def drop(self, sa: IkeSa) -> None:
+        """The peer does not go on with it: nothing is made yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class IkeDraft:
+    """An IKE SA that is agreed; its keys follow, once every key exchange is done."""
+
+    chosen: Proposal
+    suite: IkeSuite
+    spi_i: bytes
+    spi_r: bytes
+    nonces: Nonces
+    shared: Secret
+    is_initiator: bool
+
+    @property
+    def additional_ke(self) -> tuple[int, ...]:
+        """The methods of the key exchanges that follow."""
+        return tuple(method for _, method in self.suite.additional_ke)
+
+    def complete(self, old: IkeSa, additional: Sequence[Secret]) -> IkeSa:
+        """The successor of ``old``, with its keys. RFC 7296 §2.18, RFC 9370 §2.2.4."""
+        old_suite, old_keys, _ = old.agreed
+        nonces = (self.nonces.initiator, self.nonces.responder)
+        seed = skeyseed_rekey(
+            old_suite.prf_function(), old_keys.sk_d, self.shared, *nonces, additional
+        )
+        new = old.successor(self.spi_i, self.spi_r, is_initiator=self.is_initiator)
+        new.chosen = self.chosen
+        new.take_keys(self.suite, ike_keys(self.suite, seed, *nonces, self.spi_i, self.spi_r))
+        return new
 
 
 def _answer_new_child(sa: IkeSa, message: Message, now: float) -> list[Payload]:
-    if len(sa.children) >= sa.context.limits.child_sas:
+    if len(sa.children) + len(sa.awaited) >= sa.context.limits.child_sas:
         raise NoAdditionalSas(f"there are {len(sa.children)} Child SAs already")
     n_i, n_r, policy = _nonce_of(message), sa.context.random(NONCE_LENGTH), sa.chosen_policy.child
-    child, security, behind = answer_child(sa, policy, message, n_i, n_r, in_ike_auth=False)
-    sa.children.install(child, policy, now, use_outbound=True, replaces=None)
-    return [*security, Nonce(n_r), *behind]
+    agreement, security, behind = answer_child(sa, policy, message, n_i, n_r, in_ike_auth=False)
+    link = _begin(sa, BegunChild(agreement, policy, None), agreement.additional_ke, now)
+    return [*security, Nonce(n_r), *behind, *link]
+
+
+def _begin(
+    sa: IkeSa, begun: BegunChild | BegunIke, methods: Sequence[int], now: float
+) -> list[Payload]:
+    """Make it at once, or wait for the key exchanges that must come before.
+
+    Returns:
+        What goes into the response: what belongs to the new SA, or the link.
+    """
+    if methods:
+        return [expect(sa, begun, methods, now)]
+    return begun.finish(sa, (), now)
 
 
 def _answer_rekey_child(sa: IkeSa, message: Message, notify: Notify, now: float) -> list[Payload]:
     old = sa.children.find_outbound(int.from_bytes(notify.spi, "big"))
-    if old is None and isinstance(sa.exchange, CreateChild | RekeyChild):
+    exchange = under_way(sa)
+    if old is None and isinstance(exchange, CreateChild | RekeyChild):
         raise TemporaryFailure("our own exchange may be about this Child SA")
     if old is None or old.successor is not None or old.state is ChildState.REKEYED:
         raise ChildSaNotFound(f"no Child SA with outbound SPI {notify.spi.hex()}", notify.spi)
     if old.state is ChildState.DELETING:
         raise TemporaryFailure("the Child SA is being deleted")
+    crosses = isinstance(exchange, RekeyChild) and exchange.spi_in == old.sa.spi_in
+    if crosses and isinstance(sa.exchange, FollowUp):
+        raise TemporaryFailure("we rekey it, and have all nonces")
     n_i, n_r = _nonce_of(message), sa.context.random(NONCE_LENGTH)
     policy = replace(old.policy, ts_local=old.sa.ts_local, ts_peer=old.sa.ts_peer)
-    child, security, behind = answer_child(sa, policy, message, n_i, n_r, in_ike_auth=False)
-    sa.children.install(child, old.policy, now, use_outbound=False, replaces=old.sa.spi_in)
-    sa.children.supersede(old.sa.spi_in, child.spi_in)
-    exchange = sa.exchange
-    if isinstance(exchange, RekeyChild) and exchange.spi_in == old.sa.spi_in:
-        exchange.crossed = (Nonces(n_i, n_r), child.spi_in)
-    return [*security, Nonce(n_r), *behind]
+    agreement, security, behind = answer_child(sa, policy, message, n_i, n_r, in_ike_auth=False)
+    if (earlier := _begun_rekey(sa, old.sa.spi_in)) is not None:
+        sa.drop_awaited(earlier)
+    begun = BegunChild(agreement, old.policy, old.sa.spi_in)
+    link = _begin(sa, begun, agreement.additional_ke, now)
+    if crosses and isinstance(exchange, RekeyChild):
+        exchange.crossed = begun
+    return [*security, Nonce(n_r), *behind, *link]
 
 
 def _answer_rekey_ike(sa: IkeSa, message: Message, now: float) -> list[Payload]:
-    if isinstance(sa.exchange, CreateChild | RekeyChild | DeleteChild):  # RFC 7296 §2.25.1
-        raise TemporaryFailure("a Child SA is being created, rekeyed or deleted")
+    _check_idle(sa)
     payload, ke, n_i = message.find(SaPayload), message.find(KeyExchange), _nonce_of(message)
     if payload is None or ke is None:
         raise InvalidSyntax("a rekey of the IKE SA needs SA and KE")
@@ -420,30 +666,46 @@ def _answer_rekey_ike(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     suite = IkeSuite.from_proposal(chosen)
     if ke.method != suite.ke:
         raise InvalidKe(f"KE payload has {name_of(KeMethod, ke.method)}", suite.ke)
-    try:
-        public, shared = respond(suite.ke, ke.data, sa.context.random)
-    except Malformed as error:
-        raise InvalidSyntax(str(error)) from error
-    n_r, spi = sa.context.random(NONCE_LENGTH), sa.context.new_ike_spi()
-    new = sa.successor(_ike_spi(chosen), spi, is_initiator=False)
-    _install_rekeyed(sa, new, chosen, (n_i, n_r), shared)
+    answered, shared = respond_with(suite.ke, message, sa.context.random)
+    spi, nonces = sa.context.new_ike_spi(), Nonces(n_i, sa.context.random(NONCE_LENGTH))
+    draft = IkeDraft(chosen, suite, _ike_spi(chosen), spi, nonces, shared, is_initiator=False)
+    if (earlier := _begun_ike(sa)) is not None:
+        sa.drop_awaited(earlier)
+    begun = BegunIke(draft, message)
     if isinstance(sa.exchange, RekeyIke):
-        sa.exchange.crossed = (Nonces(n_i, n_r), new)
-    else:
-        adopt(new, now)
-    status = [*crash.offer(new), *resumption.give(new, message, now)]
-    security = SaPayload((replace(chosen, spi=spi),))
-    return [security, Nonce(n_r), KeyExchange(suite.ke, public), *status]
+        sa.exchange.crossed = begun
+    link = _begin(sa, begun, draft.additional_ke, now)
+    ours = SaPayload((replace(chosen, spi=spi),))
+    return [ours, Nonce(nonces.responder), answered, *link]
 
 
-def _install_rekeyed(
-    old: IkeSa, new: IkeSa, chosen: Proposal, nonces: tuple[bytes, bytes], shared: Secret
-) -> None:
-    old_suite, old_keys, _ = old.agreed
-    suite = IkeSuite.from_proposal(chosen)
-    seed = skeyseed_rekey(old_suite.prf_function(), old_keys.sk_d, shared, *nonces)
-    new.chosen = chosen
-    new.take_keys(suite, ike_keys(suite, seed, *nonces, new.spi_i, new.spi_r))
+def _check_idle(sa: IkeSa) -> None:
+    """The peer may rekey the IKE SA unless a Child SA is in the way. RFC 7296 §2.25.1.
+
+    Raises:
+        TemporaryFailure: one is, or our own rekey has all nonces already.
+    """
+    if isinstance(under_way(sa), CreateChild | RekeyChild | DeleteChild):
+        raise TemporaryFailure("a Child SA is being created, rekeyed or deleted")
+    if isinstance(sa.exchange, FollowUp):
+        raise TemporaryFailure("we rekey the IKE SA, and have all nonces")
+
+
+def _may_be_rekeyed(child: Child | None) -> bool:
+    return child is not None and child.state in {ChildState.INSTALLED, ChildState.REKEYING}
+
+
+def _begun_rekey(sa: IkeSa, spi_in: int) -> BegunChild | None:
+    """The rekey of a Child SA that the peer has begun and not finished."""
+    begun = (awaited.begun for awaited in sa.awaited.values())
+    children = (each for each in begun if isinstance(each, BegunChild))
+    return next((each for each in children if each.is_rekey_of(spi_in)), None)
+
+
+def _begun_ike(sa: IkeSa) -> BegunIke | None:
+    """The rekey of the IKE SA that the peer has begun and not finished."""
+    begun = (awaited.begun for awaited in sa.awaited.values())
+    return next((each for each in begun if isinstance(each, BegunIke)), None)
 
 
 def _ended_early(sa: IkeSa, child: ChildSa) -> bool:

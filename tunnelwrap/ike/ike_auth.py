@@ -31,9 +31,10 @@ from tunnelwrap.iana import (
 )
 from tunnelwrap.ike import childless, crash, reauthentication, redirect, resumption
 from tunnelwrap.ike.child_sa import ChildSa
-from tunnelwrap.ike.child_setup import ChildOffer, answer_child
+from tunnelwrap.ike.child_setup import ChildOffer, answer_child, make_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
 from tunnelwrap.ike.create_child import CreateChild, ask_for_more, pair_for
+from tunnelwrap.ike.intermediate import check_complete
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
 from tunnelwrap.ike.policy import Childless, ConnectionPolicy
@@ -159,7 +160,7 @@ class IkeAuth:
         if message.find(SaPayload) is None:
             sa.context.release_spi(offer.spi_in)
             return _refusal(message)
-        return offer.accept(sa, message, sa.handshake.n_i, sa.handshake.n_r)
+        return make_child(sa, offer.accept(message, sa.handshake.n_i, sa.handshake.n_r))
 
     def _begin_children(
         self,
@@ -190,6 +191,7 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     Raises:
         Refusal: the initiator is not accepted; the IKE SA ends.
     """
+    check_complete(sa)
     check_occurrence(message)
     identity, auth = _identity_of(message, PayloadType.ID_I), message.find(Auth)
     if identity is None:
@@ -301,13 +303,14 @@ def _answer_child(
         if childless.is_childless(message):
             return reply_of(lease)
         childless.check_child(policy)
-        child, security, behind = answer_child(
+        agreement, security, behind = answer_child(
             sa, policy.child, message, handshake.n_i, handshake.n_r, in_ike_auth=True
         )
     except Refusal as refusal:
         name = name_of(NotifyType, refusal.notify)
         sa.context.emit(ChildRefused(sa.id, policy.name, f"{name} for {sa.peer}: {refusal}"))
         return [Notify.of(refusal.notify, refusal.data)]
+    child = make_child(sa, agreement)
     is_first = not is_replacing(sa)
     sa.children.install(child, policy.child, now, use_outbound=is_first, replaces=None)
     if not is_first:

@@ -24,8 +24,10 @@ from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId, n
 from tunnelwrap.ike import (
     crash,
     create_child,
+    follow_up,
     ike_auth,
     informational,
+    intermediate,
     reauthentication,
     redirect,
     resumption,
@@ -41,6 +43,7 @@ from tunnelwrap.ike.create_child import (
 from tunnelwrap.ike.fragments import Sent
 from tunnelwrap.ike.ike_auth import IkeAuth
 from tunnelwrap.ike.informational import CloseIke, DeleteChild, Liveness, deletes_ike
+from tunnelwrap.ike.intermediate import IkeIntermediate
 from tunnelwrap.ike.opening import open_message
 from tunnelwrap.ike.outputs import AskActivity, Lease
 from tunnelwrap.ike.policy import ChildPolicy
@@ -58,12 +61,19 @@ from tunnelwrap.wire.reader import Reader
 Answer = Callable[[IkeSa, Message, float], list[Payload] | None]
 
 ANSWERS: Final[dict[int, Answer]] = {
+    ExchangeType.IKE_INTERMEDIATE: intermediate.answer,
     ExchangeType.IKE_AUTH: ike_auth.answer,
     ExchangeType.CREATE_CHILD_SA: create_child.answer,
+    ExchangeType.IKE_FOLLOWUP_KE: follow_up.answer,
     ExchangeType.INFORMATIONAL: informational.answer,
 }
 
 BETTER_ANSWER_S: Final = 2.0
+
+ENDS: Final = {
+    Timer.EXPIRE_IKE: "its lifetime is over",
+    Timer.REPLACED: "replaced by a new IKE SA of the same peer",
+}
 PROBE_SENDS: Final = 3  # of a request, before its fragments are thought too large
 
 ROUTINE: Final = frozenset(
@@ -118,8 +128,9 @@ def initiate(sa: IkeSa, now: float) -> None:
 
 
 def authenticate(sa: IkeSa, now: float) -> None:
-    """Go on with IKE_AUTH."""
+    """Go on with the additional key exchanges and IKE_AUTH."""
     if sa.state is IkeState.AUTHENTICATING and sa.is_initiator:
+        sa.enqueue(IkeIntermediate())
         sa.enqueue(IkeAuth())
         pump(sa, now)
 
@@ -339,6 +350,7 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     if message.exchange == ExchangeType.INFORMATIONAL and refusal is None:
         payloads = [*payloads, *resumption.give(sa, message, now)]
     _send_response(sa, message, payloads, path)
+    intermediate.use_next_keys(sa)
     if refusal is not None:
         _after_refusal(sa, message, refusal)
     elif message.exchange == ExchangeType.INFORMATIONAL and deletes_ike(message):
@@ -510,18 +522,17 @@ def _on_timer(sa: IkeSa, timer: Timer, now: float) -> None:
         sa.close("superseded", is_failure=False)
     elif timer is Timer.REKEY_IKE:
         sa.enqueue(RekeyIke(sa))
-    elif timer is Timer.EXPIRE_IKE:
+    elif timer in ENDS:
         sa.queue.clear()
-        sa.enqueue(CloseIke("its lifetime is over"))
-    elif timer is Timer.REPLACED:
-        sa.queue.clear()
-        sa.enqueue(CloseIke("replaced by a new IKE SA of the same peer"))
+        sa.enqueue(CloseIke(ENDS[timer]))
     elif timer is Timer.REAUTHENTICATE:
         reauthentication.is_due(sa, now)
     elif timer is Timer.LIVENESS:
         _check_liveness(sa, now)
     elif timer is Timer.REASSEMBLY:
         sa.fragmentation.forget()
+    elif timer is Timer.FOLLOW_UP:
+        follow_up.expire(sa, now)
     elif isinstance(sa.exchange, SaInit) and sa.exchange.refusal is not None:  # Timer.REFUSED
         _fail(sa, sa.exchange, sa.exchange.refusal, now)
 

@@ -18,6 +18,8 @@ _ABSENT = {
     **{kind: Transform(kind, KeMethod.NONE, None) for kind in ADDITIONAL_KE},
 }
 
+_KE_TYPES = frozenset({TransformType.KE, *ADDITIONAL_KE})
+
 
 def choose_proposal(offered: Sequence[Proposal], configured: Sequence[Proposal]) -> Proposal:
     """The offered proposal that comes first in our own order, with one transform of each type.
@@ -50,10 +52,23 @@ def is_allowed(chosen: Proposal, configured: Sequence[Proposal]) -> bool:
     return any(_match(chosen, ours) is not None for ours in configured)
 
 
-def without_ke(proposal: Proposal) -> Proposal:
-    """The proposal as IKE_AUTH wants it: its Child SA has no key exchange. RFC 7296 §1.2."""
-    kept = tuple(t for t in proposal.transforms if t.type != TransformType.KE)
-    return replace(proposal, transforms=kept)
+def without_ke(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals as IKE_AUTH wants them: its Child SA has no key exchange. RFC 7296 §1.2.
+
+    Those that differed in nothing else are one.
+    """
+    kept = (tuple(t for t in p.transforms if t.type not in _KE_TYPES) for p in proposals)
+    both = zip(proposals, kept, strict=True)
+    return list(dict.fromkeys(replace(p, transforms=transforms) for p, transforms in both))
+
+
+def with_single_ke(proposals: Iterable[Proposal]) -> list[Proposal]:
+    """What is left for a peer without IKE_INTERMEDIATE: no additional key exchange. RFC 9370 §2."""
+    return [
+        replace(p, transforms=tuple(t for t in p.transforms if t.type not in ADDITIONAL_KE))
+        for p in proposals
+        if all(_ABSENT[kind] in _of_type(p, kind) for kind in ADDITIONAL_KE)
+    ]
 
 
 def ke_methods(proposals: Iterable[Proposal]) -> list[int]:
@@ -100,21 +115,40 @@ def narrow(
 def _match(theirs: Proposal, ours: Proposal) -> Proposal | None:
     if theirs.protocol != ours.protocol:
         return None
-    types = {t.type for t in (*theirs.transforms, *ours.transforms)}
-    chosen = []
-    for transform_type in sorted(types):
-        common = _first_common(theirs, ours, transform_type)
-        if common is None:
-            return None
-        # a type that only one side names is agreed to be absent, and stays so in the answer
-        if any(t.type == transform_type for t in theirs.transforms):
-            chosen.append(common)
-    return replace(theirs, transforms=tuple(chosen))
+    types = sorted({t.type for t in (*theirs.transforms, *ours.transforms)})
+    common = [_common(theirs, ours, transform_type) for transform_type in types]
+    chosen = _one_of_each(common, frozenset()) if all(common) else None
+    if chosen is None:
+        return None
+    # a type that only one side names is agreed to be absent, and stays so in the answer
+    named = {t.type for t in theirs.transforms}
+    return replace(theirs, transforms=tuple(t for t in chosen if t.type in named))
 
 
-def _first_common(theirs: Proposal, ours: Proposal, transform_type: int) -> Transform | None:
+def _one_of_each(
+    choices: Sequence[Sequence[Transform]], taken: frozenset[int]
+) -> list[Transform] | None:
+    """One transform of each type, the first that go together.
+
+    Args:
+        choices: for each type what both sides have, in our order.
+        taken: key exchange methods that are chosen already; none is done twice. RFC 9370 §2.2.2.
+    """
+    if not choices:
+        return []
+    for transform in choices[0]:
+        is_ke = transform.type in _KE_TYPES and transform.id != KeMethod.NONE
+        if is_ke and transform.id in taken:
+            continue
+        rest = _one_of_each(choices[1:], taken | {transform.id} if is_ke else taken)
+        if rest is not None:
+            return [transform, *rest]
+    return None
+
+
+def _common(theirs: Proposal, ours: Proposal, transform_type: int) -> list[Transform]:
     offered = _of_type(theirs, transform_type)
-    return next((t for t in _of_type(ours, transform_type) if t in offered), None)
+    return [t for t in _of_type(ours, transform_type) if t in offered]
 
 
 def _of_type(proposal: Proposal, transform_type: int) -> list[Transform]:
@@ -138,7 +172,7 @@ def _differences(theirs: Proposal, ours: Proposal) -> list[int]:
     if theirs.protocol != ours.protocol:
         return [t.type for t in ours.transforms]
     types = sorted({t.type for t in (*theirs.transforms, *ours.transforms)})
-    return [t for t in types if _first_common(theirs, ours, t) is None]
+    return [t for t in types if not _common(theirs, ours, t)]
 
 
 def _listed(items: Iterable[object]) -> str:

@@ -1,12 +1,20 @@
 """From octets to message: SK at once, SKF with the last fragment. RFC 7296 §3.14, RFC 7383 §2.6."""
 
+from tunnelwrap.errors import IntegrityError
 from tunnelwrap.ike.fragments import REASSEMBLY_S
 from tunnelwrap.ike.protect import encrypted_part, message_of
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.ike.timers import Timer
 from tunnelwrap.ike.window import Verdict
 from tunnelwrap.path import Datagram, Path
-from tunnelwrap.wire.message import EncryptedPayload, Fragment, IkeHeader, Message
+from tunnelwrap.wire.message import (
+    EncryptedPayload,
+    Fragment,
+    IkeHeader,
+    Message,
+    aad_of_whole,
+    unencrypted,
+)
 
 
 def open_message(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -> Message | None:
@@ -21,7 +29,9 @@ def open_message(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -
     encrypted = encrypted_part(header, datagram.octets)
     fragment = encrypted.fragment
     if fragment is None:
-        return message_of(header, encrypted.first, _unseal(sa, encrypted))
+        plaintext = _unseal(sa, header, encrypted)
+        _note(sa, encrypted.aad, plaintext)
+        return message_of(header, encrypted.first, plaintext)
     if sa.fragmentation.is_agreed and _is_awaited(sa, header):
         return _collect(sa, header, encrypted, fragment, now)
     if sa.fragmentation.is_agreed and _is_answered(sa, header) and fragment.number == 1:
@@ -51,7 +61,7 @@ def _collect(
     if not reassembly.wants(header, fragment):
         sa.context.counters["dropped_fragment"] += 1
         return None
-    plaintext = _unseal(sa, encrypted)
+    plaintext = _unseal(sa, header, encrypted)
     if not reassembly.octets:
         sa.timers.arm(Timer.REASSEMBLY, now + REASSEMBLY_S)
     whole = reassembly.add(header, fragment, encrypted.first, plaintext)
@@ -59,17 +69,31 @@ def _collect(
         return None
     if not header.is_response:
         fragmentation.heard = whole.largest
+    _note(sa, aad_of_whole(encrypted.aad, whole.first), whole.plaintext)
     return message_of(header, whole.first, whole.plaintext)
 
 
-def _unseal(sa: IkeSa, encrypted: EncryptedPayload) -> bytes:
+def _unseal(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload) -> bytes:
+    """What is inside; a repeated request may be older than the keys. RFC 9242 §3.3.1."""
     _, _, protection = sa.agreed
-    return protection.unseal(encrypted)
+    try:
+        return protection.unseal(encrypted)
+    except IntegrityError:
+        previous = sa.intermediate.previous if sa.intermediate is not None else None
+        if previous is None or not _is_answered(sa, header):
+            raise
+        return previous.unseal(encrypted)
+
+
+def _note(sa: IkeSa, aad: bytes, plaintext: bytes) -> None:
+    """Keep what AUTH proves of the message, if it is an IKE_INTERMEDIATE. RFC 9242 §3.3.2."""
+    if sa.intermediate is not None:
+        sa.intermediate.opened = unencrypted(aad, plaintext)
 
 
 def _first_again(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload, path: Path) -> Message:
     """A request that is answered comes again: its first fragment alone brings the response."""
-    _unseal(sa, encrypted)
+    _unseal(sa, header, encrypted)
     response = sa.fragmentation.response_on(sa.responses.response, path, header.length)
     sa.responses.split_anew(*response)
     return message_of(header, 0, b"")

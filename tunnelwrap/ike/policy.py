@@ -103,6 +103,15 @@ class Retransmission:
 
 
 @dataclass(frozen=True, slots=True)
+class Ppk:
+    """A post-quantum preshared key, mixed into the keys of an IKE SA. RFC 8784."""
+
+    identity: bytes  # PPK_ID without the octet of its type
+    secret: Secret
+    is_required: bool  # False: a peer without it is accepted all the same
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionPolicy:
     """One peer, or one kind of peer."""
 
@@ -125,6 +134,7 @@ class ConnectionPolicy:
     resumption: bool = True  # by tickets, asked for or given. RFC 5723
     follows_redirects: bool = True  # as initiator. RFC 5685
     redirect_to: str | None = None  # as responder: the gateway for these peers
+    ppk: Ppk | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,8 @@ def _octets(sa: IkeSa, identity: IdPayload, *, by_initiator: bool) -> bytes:
         if by_initiator
         else (handshake.response, handshake.n_i, keys.sk_pr)
     )
-    return signed_octets(message, nonce, suite.prf_function(), sk_p, identity.encode())
+    int_auth = sa.intermediate.int_auth if sa.intermediate is not None else b""
+    return signed_octets(message, nonce, suite.prf_function(), sk_p, identity.encode(), int_auth)
 
 
 def _handshake(sa: IkeSa) -> Handshake:

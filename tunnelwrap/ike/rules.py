@@ -7,7 +7,7 @@
 3. ``OCCURRENCE`` says how often a payload may stand in a message. An error Notify replaces what
    it reports on, so a response that carries one need not have anything else.
 
-RFC 7296 §1.2, §1.3, §1.4, §2.25, appendix C.
+RFC 7296 §1.2, §1.3, §1.4, §2.25, appendix C; RFC 9242 §3.2; RFC 9370 §2.2.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ class ChildState(Enum):
     """States of a Child SA."""
 
     INSTALLED = "installed"
-    REKEYING = "rekeying"  # our rekey is on its way
+    REKEYING = "rekeying"  # our rekey is on its way, with all its key exchanges
     REKEYED = "rekeyed"  # a successor carries the packets; waits for its delete
     DELETING = "deleting"  # our delete is on its way
     CLOSED = "closed"
@@ -57,25 +57,30 @@ CHILD_TRANSITIONS: Final[dict[ChildState, frozenset[ChildState]]] = {
     ChildState.REKEYING: frozenset(
         {ChildState.INSTALLED, ChildState.REKEYED, ChildState.DELETING, ChildState.CLOSED}
     ),
-    ChildState.REKEYED: frozenset({ChildState.DELETING, ChildState.CLOSED}),
+    # back again: the successor of the peer's making is redundant, ours still takes key exchanges
+    ChildState.REKEYED: frozenset({ChildState.REKEYING, ChildState.DELETING, ChildState.CLOSED}),
     ChildState.DELETING: frozenset({ChildState.CLOSED}),
     ChildState.CLOSED: frozenset(),
 }
 
+_INITIAL: Final = frozenset({ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH})
+_LATER: Final = frozenset(
+    {ExchangeType.CREATE_CHILD_SA, ExchangeType.IKE_FOLLOWUP_KE, ExchangeType.INFORMATIONAL}
+)
+
 LEGAL: Final[dict[IkeState, frozenset[ExchangeType]]] = {
     IkeState.CONNECTING: frozenset(),
-    IkeState.AUTHENTICATING: frozenset({ExchangeType.IKE_AUTH}),
-    IkeState.ESTABLISHED: frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL}),
-    IkeState.REKEYED: frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL}),
-    IkeState.DELETING: frozenset({ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL}),
+    IkeState.AUTHENTICATING: _INITIAL,
+    IkeState.ESTABLISHED: _LATER,
+    IkeState.REKEYED: _LATER,
+    IkeState.DELETING: _LATER,
     IkeState.CLOSED: frozenset(),
 }
 
 
 def is_legal(state: IkeState, exchange: int, *, by_initiator: bool) -> bool:
-    """True where a request is served; IKE_AUTH is the original initiator's to begin."""
-    is_turn = by_initiator or exchange != ExchangeType.IKE_AUTH
-    return is_turn and exchange in LEGAL[state]
+    """True where a request is served; up to IKE_AUTH it is the original initiator's to begin."""
+    return exchange in LEGAL[state] and (by_initiator or exchange not in _INITIAL)
 
 
 _MANY: Final = 100
@@ -122,6 +127,11 @@ OCCURRENCE: Final[dict[tuple[int, bool], dict[int, tuple[int, int]]]] = {
         PayloadType.SA: (0, 1),
         PayloadType.TS_I: (0, 1),
         PayloadType.TS_R: (0, 1),
+    },
+    **{
+        (exchange, is_response): {PayloadType.KE: (1, 1)}
+        for exchange in (ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_FOLLOWUP_KE)
+        for is_response in (False, True)
     },
     (ExchangeType.CREATE_CHILD_SA, False): {
         PayloadType.SA: (1, 1),

@@ -16,11 +16,12 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import IkeSuite
 from tunnelwrap.errors import UsageError
 from tunnelwrap.iana import ExchangeType
+from tunnelwrap.ike.additional_ke import Intermediate
 from tunnelwrap.ike.children import Children
 from tunnelwrap.ike.context import Context
 from tunnelwrap.ike.fragments import Fragmentation
 from tunnelwrap.ike.outputs import Closed, KeysDerived, Lease, Moved, Transmit
-from tunnelwrap.ike.policy import ConnectionPolicy, Retransmission
+from tunnelwrap.ike.policy import ConnectionPolicy, Ppk, Retransmission
 from tunnelwrap.ike.protect import Protection
 from tunnelwrap.ike.rules import TRANSITIONS, IkeState
 from tunnelwrap.ike.ticket import Session
@@ -60,6 +61,30 @@ class Exchange(Protocol):
         """
 
 
+class Begun(Protocol):
+    """What the peer has begun by CREATE_CHILD_SA and goes on with. RFC 9370 §2.2.4."""
+
+    def finish(self, sa: "IkeSa", secrets: Sequence[Secret], now: float) -> list[Payload]:
+        """All key exchanges are done; gives what goes into the last response besides.
+
+        Raises:
+            Refusal: what it was about is no longer there.
+        """
+
+    def drop(self, sa: "IkeSa") -> None:
+        """The peer does not go on with it."""
+
+
+@dataclass(slots=True)
+class Awaited:
+    """The IKE_FOLLOWUP_KE exchanges that something begun waits for."""
+
+    begun: Begun
+    methods: deque[int]
+    due: float  # when the next of them must have come
+    secrets: list[Secret]
+
+
 @dataclass(frozen=True, slots=True)
 class Handshake:
     """What IKE_SA_INIT leaves for IKE_AUTH. RFC 7296 §2.15."""
@@ -70,6 +95,7 @@ class Handshake:
     response: bytes
     peer_hashes: frozenset[int]  # RFC 7427; empty: the peer does not know it
     chosen: Proposal
+    uses_ppk: bool = False  # both sides have sent USE_PPK. RFC 8784 §3
 
 
 @dataclass(slots=True)
@@ -88,6 +114,7 @@ class IkeSa:
         "activity_ask",
         "ask",
         "auth_request",
+        "awaited",
         "children",
         "chosen",
         "claimed",
@@ -99,6 +126,7 @@ class IkeSa:
         "fragmentation",
         "handshake",
         "id",
+        "intermediate",
         "is_confirmed",
         "is_initiator",
         "is_originator",
@@ -114,6 +142,7 @@ class IkeSa:
         "peer_token",
         "pending",
         "policy",
+        "ppk",
         "protection",
         "queue",
         "reauth_at",
@@ -127,6 +156,7 @@ class IkeSa:
         "spi_i",
         "spi_r",
         "state",
+        "states_lost",
         "suite",
         "suspect_again_at",
         "ticket_name",
@@ -143,6 +173,10 @@ class IkeSa:
     keys: IkeKeys | None
     protection: Protection | None
     handshake: Handshake | None
+    intermediate: Intermediate | None  # up to IKE_AUTH
+    ppk: Ppk | None  # that the keys have in them. RFC 8784 §3
+    awaited: dict[bytes, Awaited]  # what the peer goes on with by IKE_FOLLOWUP_KE, by its link
+    states_lost: int  # IKE_FOLLOWUP_KE of ours in a row that the peer knew nothing of
     claimed: Identity | None  # who the peer says it is
     peer_identity: Identity | None  # who it has proved to be
     lease_local: Lease | None
@@ -187,6 +221,8 @@ class IkeSa:
         self.spi_r = bytes(8)
         self.state = IkeState.CONNECTING
         self.suite = self.keys = self.protection = self.handshake = None
+        self.intermediate = self.ppk = None
+        self.awaited, self.states_lost = {}, 0
         self.claimed = self.peer_identity = self.lease_local = self.lease_peer = None
         self.children, self.ended_early = Children(context, self.id), set()
         self.timers, self.fragmentation = Timers(), Fragmentation()
@@ -300,6 +336,7 @@ class IkeSa:
         """Both peers are authenticated: lifetimes begin."""
         self.become(IkeState.ESTABLISHED)
         self.context.peers.enter(self)
+        self.intermediate = None
         self.start_lifetime(now)
 
     def start_lifetime(self, now: float) -> None:
@@ -338,13 +375,15 @@ class IkeSa:
         new.lease_local, new.lease_peer = self.lease_local, self.lease_peer
         new.reauth_at = self.reauth_at
         new.peer_follows_redirects = self.peer_follows_redirects
+        new.ppk = self.ppk
         new.become(IkeState.AUTHENTICATING)
         new.become(IkeState.ESTABLISHED)
         self._register(new)
         return new
 
     def hand_over(self, new: "IkeSa") -> None:
-        """Child SAs and waiting exchanges go on in the new IKE SA."""
+        """Child SAs and waiting exchanges go on in the new IKE SA, what the peer began does not."""
+        self.drop_awaited()
         new.children, self.children = self.children, Children(self.context, self.id)
         new.queue.extend(self.queue)
         self.queue.clear()
@@ -353,6 +392,13 @@ class IkeSa:
         self.context.peers.enter(new)
         self.timers.stop_all()
         self.become(IkeState.REKEYED)
+
+    def drop_awaited(self, begun: Begun | None = None) -> None:
+        """Forget one thing that the peer has begun, or all of them."""
+        for link, awaited in list(self.awaited.items()):
+            if begun is None or awaited.begun is begun:
+                del self.awaited[link]
+                awaited.begun.drop(self)
 
     def close(
         self,
@@ -372,6 +418,7 @@ class IkeSa:
         self.exchange = None
         for other in self.context.peers.others(self):
             other.children.use_all()
+        self.drop_awaited()
         self.children.remove_all()
         self.requests.withdraw()
         if self.replaced_by is not None:

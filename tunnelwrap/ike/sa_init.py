@@ -10,15 +10,24 @@ from tunnelwrap.crypto.keymat import ike_keys, skeyseed
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.signature import OUR_HASHES
 from tunnelwrap.crypto.suite import IkeSuite
-from tunnelwrap.errors import InvalidKe, InvalidSyntax, Malformed, PeerRefused, Refusal
+from tunnelwrap.errors import (
+    AuthenticationFailed,
+    InvalidKe,
+    InvalidSyntax,
+    Malformed,
+    PeerRefused,
+    Refusal,
+)
 from tunnelwrap.iana import CertEncoding, ExchangeType, KeMethod, NotifyType, TransformType, name_of
 from tunnelwrap.ike import childless, redirect
+from tunnelwrap.ike.additional_ke import Intermediate
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
     is_choice_of,
     ke_methods,
     numbered,
     transform_id,
+    with_single_ke,
 )
 from tunnelwrap.ike.outputs import Answered
 from tunnelwrap.ike.rules import IkeState, check_occurrence
@@ -72,6 +81,8 @@ class SaInit:
             KeyExchange(self._method, self._key.public),
             Nonce(self.nonce),
             *abilities(sa),
+            Notify.of(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED),
+            *_ppk_wishes(sa),
             *redirect.support(sa),
         ]
         return [*self.cookie(), *payloads]
@@ -169,6 +180,8 @@ class SaInit:
             raise InvalidSyntax(str(error)) from error
         sa.spi_r = message.spi_r
         suite = IkeSuite.from_proposal(chosen)
+        if suite.additional_ke and not _knows_intermediate(message):
+            raise InvalidSyntax(f"peer chose {chosen} and does not know IKE_INTERMEDIATE")
         handshake = Handshake(
             self.nonce,
             nonce.data,
@@ -176,6 +189,7 @@ class SaInit:
             self.response_octets,
             _hashes(message),
             chosen,
+            _uses_ppk(sa, message),
         )
         install_keys(sa, suite, handshake, shared)
         sa.nat = detect_nat(message, sa.path)
@@ -193,7 +207,8 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
     redirect.check_init(sa, message)
     offers = [p for payload in message.all(SaPayload) for p in payload.proposals]
     proposals = [p for connection in sa.connections for p in connection.proposals]
-    chosen = choose_proposal(offers, proposals)
+    knows_intermediate = _knows_intermediate(message)
+    chosen = choose_proposal(offers, proposals if knows_intermediate else with_single_ke(proposals))
     ke, nonce = _ke_and_nonce(message)
     suite = IkeSuite.from_proposal(chosen)
     if ke.method != suite.ke:
@@ -209,6 +224,7 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
     sa.nat = detect_nat(message, sa.path)
     sa.fragmentation.is_agreed = knows_fragments(message)
     n_r = sa.context.random(NONCE_LENGTH)
+    uses_ppk = _uses_ppk(sa, message)
     reply = sa.reply(
         ExchangeType.IKE_SA_INIT,
         0,
@@ -218,11 +234,13 @@ def answer(sa: IkeSa, message: Message, octets: bytes) -> bytes:
             Nonce(n_r),
             *abilities(sa),
             *childless.support(sa.connections),
+            *([Notify.of(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED)] * knows_intermediate),
+            *([Notify.of(NotifyType.USE_PPK)] * uses_ppk),
             *_certificate_requests(sa),
         ],
     )
     response = reply.encode()
-    handshake = Handshake(nonce.data, n_r, octets, response, _hashes(message), chosen)
+    handshake = Handshake(nonce.data, n_r, octets, response, _hashes(message), chosen, uses_ppk)
     install_keys(sa, suite, handshake, shared)
     sa.peer_follows_redirects = redirect.is_followed(message)
     sa.become(IkeState.AUTHENTICATING)
@@ -234,6 +252,8 @@ def install_keys(sa: IkeSa, suite: IkeSuite, handshake: Handshake, shared: Secre
     """SKEYSEED and all that follows from it. RFC 7296 §2.14."""
     seed = skeyseed(suite.prf_function(), handshake.n_i, handshake.n_r, shared)
     install_seed(sa, suite, handshake, seed)
+    nonces, spis = (handshake.n_i, handshake.n_r), (sa.spi_i, sa.spi_r)
+    sa.intermediate = Intermediate(suite, nonces, spis)
 
 
 def install_seed(sa: IkeSa, suite: IkeSuite, handshake: Handshake, seed: Secret) -> None:
@@ -292,6 +312,27 @@ def abilities(sa: IkeSa) -> list[Payload]:
         Notify.of(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes),
         *([fragments] if sa.is_initiator or sa.fragmentation.is_agreed else []),
     ]
+
+
+def _knows_intermediate(message: Message) -> bool:
+    return message.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is not None
+
+
+def _ppk_wishes(sa: IkeSa) -> list[Payload]:
+    return [Notify.of(NotifyType.USE_PPK)] if sa.chosen_policy.ppk else []
+
+
+def _uses_ppk(sa: IkeSa, message: Message) -> bool:
+    """Whether both sides want a PPK; which one is for IKE_AUTH to settle. RFC 8784 §3.
+
+    Raises:
+        AuthenticationFailed: our policy has none for a peer that does not.
+    """
+    is_wanted = message.notify(NotifyType.USE_PPK) is not None
+    ppk = sa.policy.ppk if sa.policy is not None else None
+    if ppk is not None and ppk.is_required and not is_wanted:
+        raise AuthenticationFailed("the peer uses no PPK, and our policy requires one")
+    return is_wanted and any(connection.ppk for connection in sa.connections)
 
 
 def _certificate_requests(sa: IkeSa) -> list[Payload]:

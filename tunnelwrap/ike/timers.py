@@ -20,6 +20,7 @@ class Timer(IntEnum):
     REASSEMBLY = 11  # the fragments of a message did not all come
     REPLACED = 12  # another IKE SA of the same peer has taken the place of this one
     REAUTHENTICATE = 13  # what was proved is too old
+    FOLLOW_UP = 14  # the peer has not gone on with what it began by CREATE_CHILD_SA
 
 
 class Timers:

@@ -22,6 +22,7 @@ MAJOR_VERSION: Final = 2
 _INITIATOR: Final = 0x08
 _RESPONSE: Final = 0x20
 _CRITICAL: Final = 0x80
+_FIRST_OFFSET: Final = 16
 VERSION_OFFSET: Final = 17
 _HEADER: Final = Struct("!8s8sBBBBII")
 _FRAGMENT: Final = Struct("!HH")
@@ -254,6 +255,45 @@ def encode_outer(
     body_length = len(place) + sealed_length
     header = _header_of(message, payload_type, HEADER_LENGTH + GENERIC_HEADER_LENGTH + body_length)
     return header.encode() + _encode_generic(first, body_length) + place
+
+
+def encode_unencrypted(message: Message) -> bytes:
+    """A message as if SK encrypted nothing: A | P, the form that AUTH proves. RFC 9242 §3.3.2.
+
+    Both lengths count the header, the generic header of SK and the payloads inside, and neither
+    IV nor padding nor ICV; nor does it matter whether the message travels in fragments.
+    """
+    first, plaintext = encode_chain(message.payloads)
+    return encode_outer(message, first, len(plaintext)) + plaintext
+
+
+def unencrypted(aad: bytes, plaintext: bytes) -> bytes:
+    """The same for a message that came, octet for octet.
+
+    Args:
+        aad: the message up to and including the generic header of SK.
+        plaintext: what was inside, without padding.
+    """
+    length = (len(aad) + len(plaintext)).to_bytes(4, "big")
+    head = aad[: HEADER_LENGTH - 4] + length + aad[HEADER_LENGTH:-2]
+    return head + (GENERIC_HEADER_LENGTH + len(plaintext)).to_bytes(2, "big") + plaintext
+
+
+def aad_of_whole(aad: bytes, first: int) -> bytes:
+    """What stands before the ciphertext if a message had come whole, by that of a fragment.
+
+    The lengths in it are those of the fragment. RFC 9242 §3.3.2, RFC 7383 §2.5.
+
+    Args:
+        aad: of any fragment.
+        first: type of the first payload inside the message.
+    """
+    return (
+        aad[:_FIRST_OFFSET]
+        + bytes([PayloadType.SK])
+        + aad[VERSION_OFFSET:HEADER_LENGTH]
+        + (bytes([first, 0, 0, 0]))
+    )
 
 
 class _Generic(NamedTuple):

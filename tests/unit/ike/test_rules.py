@@ -50,11 +50,13 @@ def test_every_state_says_what_is_legal() -> None:
 
 @pytest.mark.parametrize("state", IkeState)
 @pytest.mark.parametrize("exchange", ExchangeType)
-def test_only_the_initiator_begins_ike_auth(state: IkeState, exchange: ExchangeType) -> None:
+def test_only_the_initiator_begins_the_initial_exchanges(
+    state: IkeState, exchange: ExchangeType
+) -> None:
     by_initiator = is_legal(state, exchange, by_initiator=True)
     assert by_initiator is (exchange in LEGAL[state])
-    is_auth = exchange == ExchangeType.IKE_AUTH
-    assert is_legal(state, exchange, by_initiator=False) is (by_initiator and not is_auth)
+    is_initial = exchange in {ExchangeType.IKE_INTERMEDIATE, ExchangeType.IKE_AUTH}
+    assert is_legal(state, exchange, by_initiator=False) is (by_initiator and not is_initial)
 
 
 def message(key: tuple[int, bool], payloads: list[Payload]) -> Message:
