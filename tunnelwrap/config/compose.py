@@ -30,6 +30,7 @@ from tunnelwrap.ike.policy import (
     LocalAuthentication,
     NoCredential,
     PeerAuthentication,
+    Ppk,
     Retransmission,
     Unique,
 )
@@ -94,7 +95,15 @@ def _policy(
             times.timeout_s, times.factor, times.tries, times.reliable_timeout_s
         ),
         fragment_size=connection.fragment_size,
+        ppk=_ppk(connection),
     )
+
+
+def _ppk(connection: Connection) -> Ppk | None:
+    key = connection.postquantum_key
+    if key is None or connection.ppk_id is None:
+        return None
+    return Ppk(connection.ppk_id.encode(), key.secret, connection.ppk_required)
 
 
 def _local(local: Local, psk: Secret | None) -> LocalAuthentication:

@@ -141,6 +141,14 @@ def _pool(value: object, info: Info) -> str:
     return name
 
 
+def _ppk_name(value: object) -> str:
+    expected = "the name of a post-quantum preshared key, in ASCII without blanks"
+    text = text_of(value, expected)
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise wrong(expected)
+    return text
+
+
 def _path(value: object, info: Info) -> Path:
     return file_of(value, info, "a file name")
 
@@ -150,6 +158,7 @@ Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 CarrierName = Annotated[Carrier, PlainValidator(_carrier)]
 PoolName = Annotated[str, PlainValidator(_pool)]
+PpkName = Annotated[str, PlainValidator(_ppk_name)]
 FileName = Annotated[Path, PlainValidator(_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 

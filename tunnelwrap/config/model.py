@@ -36,6 +36,7 @@ from tunnelwrap.config.fields import (
     PatternText,
     PoolName,
     Port,
+    PpkName,
     Selectors,
     Some,
     wrong,
@@ -160,6 +161,11 @@ class Connection(Section):
     psk: Psk | None = None
     psk_file: PskFile | None = None
     psk_env: PskVariable | None = None
+    ppk_id: PpkName | None = None
+    ppk: Psk | None = None
+    ppk_file: PskFile | None = None
+    ppk_env: PskVariable | None = None
+    ppk_required: bool = False
     rekey_s: Lifetime = 14400.0
     hard_s: Lifetime = Field(default_factory=hard_after)
     liveness_s: Lifetime = 30.0
@@ -177,6 +183,11 @@ class Connection(Section):
         """The pre-shared key, wherever it is kept."""
         return self.psk or self.psk_file or self.psk_env
 
+    @property
+    def postquantum_key(self) -> PresharedKey | None:
+        """The post-quantum preshared key, wherever it is kept."""
+        return self.ppk or self.ppk_file or self.ppk_env
+
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         check_lifetime("s", self.rekey_s, self.hard_s)
@@ -188,6 +199,17 @@ class Connection(Section):
             raise wrong("local.certificate with local.key, or psk, psk_file or psk_env")
         if not self.peer.ca and not kept and not self.peer.null_authentication:
             raise wrong("peer.ca, or psk, psk_file or psk_env")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_whole_ppk(self) -> Self:
+        kept = [key for key in (self.ppk, self.ppk_file, self.ppk_env) if key is not None]
+        if len(kept) > 1:
+            raise wrong("one of ppk, ppk_file, ppk_env", "there are several")
+        if bool(kept) != (self.ppk_id is not None):
+            raise wrong("ppk_id with ppk, ppk_file or ppk_env")
+        if self.ppk_required and not kept:
+            raise wrong("ppk_id with ppk, ppk_file or ppk_env, or ppk_required = false")
         return self
 
 

@@ -29,7 +29,7 @@ from tunnelwrap.iana import (
     PayloadType,
     name_of,
 )
-from tunnelwrap.ike import childless, crash, reauthentication, redirect, resumption
+from tunnelwrap.ike import childless, crash, ppk, reauthentication, redirect, resumption
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child, make_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
@@ -38,6 +38,7 @@ from tunnelwrap.ike.intermediate import check_complete
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
 from tunnelwrap.ike.policy import Childless, ConnectionPolicy
+from tunnelwrap.ike.ppk import PpkOffer
 from tunnelwrap.ike.proof import accepts, is_acceptable, judge, prove
 from tunnelwrap.ike.rules import check_occurrence
 from tunnelwrap.ike.sa import IkeSa, Next
@@ -70,16 +71,17 @@ class IkeAuth:
 
     TYPE: ClassVar = ExchangeType.IKE_AUTH
 
-    __slots__ = ("_offer",)
+    __slots__ = ("_offer", "_ppk")
 
     def __init__(self) -> None:
         self._offer: ChildOffer | None = None
+        self._ppk = PpkOffer()
 
     def request(self, sa: IkeSa, now: float) -> Sequence[Payload] | None:  # noqa: ARG002 (contract)
         """IDi, certificates, AUTH, configuration, and the first Child SA."""
         policy = sa.chosen_policy
         identity = _id_payload(PayloadType.ID_I, policy.local.identity)
-        certificates, auth = prove(sa, policy.local, identity)
+        certificates, auth, ppk_notifies = self._ppk.prove(sa, identity)
         if policy.childless is not Childless.REQUIRE:
             self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
         wanted = sa.resumes.id_r if sa.resumes else policy.peer.identity.exact
@@ -95,6 +97,7 @@ class IkeAuth:
             *request_of(policy, _held_addresses(sa)),
             *(self._offer.security() if self._offer else ()),
             *(self._offer.selectors() if self._offer else ()),
+            *ppk_notifies,
         ]
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:
@@ -119,6 +122,7 @@ class IkeAuth:
         if not is_acceptable(policy.peer, sa.claimed):
             raise AuthenticationFailed(f"the peer is {sa.claimed}, expected {policy.peer.identity}")
         resumption.check_responder(sa, sa.claimed)
+        self._ppk.settle(sa, message)
         judge(sa, policy.peer, identity, auth, message.all(Certificate))
         sa.peer_identity = sa.claimed
 
@@ -202,6 +206,7 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload] | None:
     sa.auth_request = message
     if sa.resumes is None:
         policy = _choose_connection(sa, message, sa.claimed, auth)
+        auth = ppk.choose(sa, policy, message, auth)
     else:
         policy = resumption.check_initiator(sa, sa.resumes, sa.claimed)
     judge(sa, policy.peer, identity, auth, message.all(Certificate))
@@ -266,7 +271,7 @@ def _introduction(sa: IkeSa) -> list[Payload]:
     local = sa.chosen_policy.local
     identity = _id_payload(PayloadType.ID_R, local.identity)
     certificates, auth = prove(sa, local, identity)
-    return [identity, *certificates, auth]
+    return [identity, *certificates, auth, *ppk.confirmation(sa)]
 
 
 def announce(sa: IkeSa, lease: Lease | None) -> None:

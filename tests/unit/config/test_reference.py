@@ -21,8 +21,12 @@ NAMES = ("gateway.toml", "client.toml", "gateway-psk.toml", "client-psk.toml")
 REFERENCES: dict[str, type[BaseModel]] = {"gateway.toml": GatewayFile, "client.toml": ClientFile}
 WITHOUT_DEFAULT = {
     *("gateway.redirect_to", "connections.clients.redirect_to"),
-    *("client.server_name", "connection.psk", "connection.psk_file", "connection.psk_env"),
-    *(f"connections.clients.{key}" for key in ("psk", "psk_file", "psk_env")),
+    "client.server_name",
+    *(
+        f"{table}.{key}"
+        for table in ("connection", "connections.clients")
+        for key in ("psk", "psk_file", "psk_env", "ppk_id", "ppk", "ppk_file", "ppk_env")
+    ),
 }
 """Keys of which the reference shows an example, for nothing counts where they are left out."""
 
