@@ -47,7 +47,10 @@ class StrongSwanMore:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What one end is to do; suites in strongSwan's words, which are tunnelwrap's too."""
+    """What one end is to do; suites in strongSwan's words, which are tunnelwrap's too.
+
+    Several suites are joined by commas.
+    """
 
     proof: Proof
     ike: str = IKE
@@ -56,6 +59,7 @@ class Settings:
     rekey_ike_s: int | None = None
     fragment_size: int | None = None
     cookie_threshold: int | None = None
+    tunnelwrap: tuple[str, ...] = ()  # more lines of the connection's table
     strongswan: StrongSwanMore = field(default_factory=StrongSwanMore)
     libreswan: Mapping[str, str] = field(default_factory=dict)  # more options of ipsec.conf
     reauth_s: int | None = None

@@ -48,15 +48,16 @@ def _connection(name: str, settings: Settings, directory: Path, *more: str) -> l
     proof = settings.proof
     return [
         f"[{name}]",
-        f'ike = ["{settings.ike}"]',
+        f"ike = {settings.ike.split(',')}",
         *_line("rekey_s", settings.rekey_ike_s),
         *_line("fragment_size", settings.fragment_size),
         *_more(settings),
         *([] if proof.psk is None else [f'psk = "{proof.psk}"']),
+        *settings.tunnelwrap,
         *more,
         *_proof(name, proof, directory),
         f"[{name}.child]",
-        f'esp = ["{settings.esp}"]',
+        f"esp = {settings.esp.split(',')}",
         *_line("rekey_s", settings.rekey_child_s),
     ]
 

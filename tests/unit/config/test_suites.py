@@ -183,7 +183,9 @@ def test_defaults() -> None:
     for mandatory in [(ENCR, 12, 256), (ENCR, 20, 256), (INTEG, 12), (PRF, 5), (KE, 14)]:
         assert mandatory in every
     assert (ESN, Esn.ESN) in every
-    assert all((KE, KeMethod.NONE) in flat(proposal) for proposal in esp)
+    hybrid, *classical = esp
+    assert (TransformType.ADDKE1, KeMethod.ML_KEM_768) in flat(hybrid)
+    assert all((KE, KeMethod.NONE) in flat(proposal) for proposal in classical)
 
 
 @pytest.mark.rfc("8247", "2")
@@ -196,6 +198,7 @@ def test_defaults_are_strong() -> None:
         INTEG: {Integ.HMAC_SHA2_256_128, Integ.HMAC_SHA2_384_192, Integ.HMAC_SHA2_512_256},
         KE: {KeMethod.NONE, *(method for method in KeMethod if method >= KeMethod.MODP_2048)},
         ESN: set(Esn),
+        TransformType.ADDKE1: {KeMethod.ML_KEM_768},
     }
     for text in (*map(parse_ike, DEFAULT_IKE), *map(parse_esp, DEFAULT_ESP)):
         assert all(each.id in strong[each.type] for each in text.transforms)
