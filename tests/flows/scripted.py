@@ -17,6 +17,7 @@ from tunnelwrap.ike import ike_auth, sa_init
 from tunnelwrap.ike.context import Context
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.ike_auth import IkeAuth
+from tunnelwrap.ike.intermediate import IkeIntermediate
 from tunnelwrap.ike.outputs import AskActivity, Output, Transmit
 from tunnelwrap.ike.policy import ConnectionPolicy, Limits
 from tunnelwrap.ike.rules import IkeState
@@ -164,11 +165,21 @@ class ScriptedInitiator(Scripted):
         exchange, request = self.init_request(change)
         (exchange.response_octets,) = self.deliver(request)
         exchange.on_response(self.sa, clear(exchange.response_octets), self.now)
+        self.sa.requests.completed()
         self.next_id = 1
 
     def ike_auth_payloads(self) -> list[Payload]:
         """What stands in the request of IKE_AUTH."""
         return list(IkeAuth().request(self.sa, self.now) or ())
+
+    def exchange_keys(self) -> None:
+        """IKE_INTERMEDIATE, as often as there are additional key exchanges."""
+        exchange = IkeIntermediate()
+        while (payloads := exchange.request(self.sa, self.now)) is not None:
+            response = self.ask(exchange.TYPE, *payloads)
+            assert response is not None
+            exchange.on_response(self.sa, response, self.now)
+            self.sa.requests.completed()  # AUTH proves the message IDs too
 
     def connect(
         self, change: Change = unchanged, change_init: Change = unchanged
@@ -178,7 +189,8 @@ class ScriptedInitiator(Scripted):
         return self.authenticate(change)
 
     def authenticate(self, change: Change = unchanged) -> Message | None:
-        """IKE_AUTH, whose request may be changed; gives the response."""
+        """IKE_AUTH, whose request may be changed, and what goes before; gives the response."""
+        self.exchange_keys()
         response = self.ask(ExchangeType.IKE_AUTH, *change(self.ike_auth_payloads()))
         self.sa.become(IkeState.ESTABLISHED)
         return response

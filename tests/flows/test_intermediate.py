@@ -19,7 +19,7 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.iana import AuthMethod, ExchangeType, KeMethod, NotifyType, PayloadType
 from tunnelwrap.ike import sa_init
 from tunnelwrap.ike.ike_auth import IkeAuth
-from tunnelwrap.ike.intermediate import IkeIntermediate, use_next_keys
+from tunnelwrap.ike.intermediate import use_next_keys
 from tunnelwrap.ike.outputs import Closed, Established
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.ike.protect import Protection
@@ -103,19 +103,11 @@ def test_auth_proves_every_intermediate_exchange_and_each_changes_the_keys() -> 
     assert peer.fact(Established) is not None
 
 
-def exchange_keys(peer: ScriptedInitiator) -> None:
-    exchange = IkeIntermediate()
-    (ke,) = exchange.request(peer.sa, peer.now) or ()
-    response = peer.ask(ExchangeType.IKE_INTERMEDIATE, ke)
-    assert response is not None
-    exchange.on_response(peer.sa, response, peer.now)
-
-
 @pytest.mark.rfc("9242", "3.3.2")
 def test_an_auth_that_does_not_prove_the_intermediate_exchanges_is_refused() -> None:
     peer = ScriptedInitiator(client(ONE), gateway(ONE))
     peer.init()
-    exchange_keys(peer)
+    peer.exchange_keys()
     peer.sa.intermediate = None
     payloads = IkeAuth().request(peer.sa, peer.now)
     response = peer.ask(ExchangeType.IKE_AUTH, *(payloads or ()))
