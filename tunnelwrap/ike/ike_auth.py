@@ -290,6 +290,7 @@ def announce(sa: IkeSa, lease: Lease | None) -> None:
             peer_behind_nat=sa.nat.peer,
             is_initiator=sa.is_initiator,
             replaces=sa.reauthenticates,
+            uses_ppk=sa.ppk is not None,
         )
     )
 

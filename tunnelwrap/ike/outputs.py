@@ -93,6 +93,7 @@ class Established:
     peer_behind_nat: bool
     is_initiator: bool
     replaces: SaId | None = None  # the IKE SA that we authenticate again with this one
+    uses_ppk: bool = False  # RFC 8784
 
 
 @dataclass(frozen=True, slots=True)
