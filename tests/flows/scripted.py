@@ -24,7 +24,14 @@ from tunnelwrap.ike.rules import IkeState
 from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.ike.sa_init import SaInit
 from tunnelwrap.path import Carrier, Datagram, Path
-from tunnelwrap.wire.message import HEADER_LENGTH, IkeHeader, Message, decode_chain, encode_outer
+from tunnelwrap.wire.message import (
+    HEADER_LENGTH,
+    IkeHeader,
+    Message,
+    decode_chain,
+    encode_outer,
+    encode_unencrypted,
+)
 from tunnelwrap.wire.payloads import Payload
 from tunnelwrap.wire.reader import Reader
 
@@ -92,7 +99,10 @@ class Scripted:
 
     def open(self, octets: bytes) -> Message:
         """A message of the Endpoint."""
-        return self.sa.agreed[2].open(IkeHeader.decode(octets), octets)
+        message = self.sa.agreed[2].open(IkeHeader.decode(octets), octets)
+        if self.sa.intermediate is not None:
+            self.sa.intermediate.opened = encode_unencrypted(message)
+        return message
 
     def request(self, exchange: int, *payloads: Payload) -> bytes:
         """The octets of the next request."""

@@ -133,6 +133,39 @@ def test_each_additional_key_exchange_takes_a_round_trip(
     assert established.ike_suite == ike
 
 
+@pytest.mark.rfc("9242", "3.3.2")
+@pytest.mark.parametrize("size", [256, 576, 1280])
+@pytest.mark.parametrize("loss", [0.0, 0.15])
+def test_auth_proves_the_whole_of_what_came_in_fragments(size: int, loss: float) -> None:
+    """The responder splits otherwise than the initiator, and both again where nothing comes."""
+    ours = replace(quiet(client(f"{CLASSICAL}-ke1_mlkem1024")), fragment_size=size)
+    theirs = replace(quiet(gateway(f"{CLASSICAL}-ke1_mlkem1024")), fragment_size=1280)
+    pair = Pair(ours, theirs, Wire(loss=loss, duplication=loss, jitter=loss, seed=size))
+    pair.connect(until=60.0)
+    assert pair.agreed()
+    sent = [datagram.octets for datagram in pair.i.sent]
+    parts = {o for o in sent if IkeHeader.decode(o).exchange == ExchangeType.IKE_INTERMEDIATE}
+    assert len(parts) > 1
+    assert max(map(len, parts)) <= size
+
+
+def test_a_fragment_of_a_repeated_request_brings_the_response_though_the_keys_are_newer() -> None:
+    suite = f"{CLASSICAL}-ke1_mlkem1024"
+    pair = Pair(quiet(client(suite)), quiet(gateway(suite)))
+    waits = {"r"}
+    pair.wire.filter = lambda sender, header, octets: (
+        sender not in waits or header.exchange != ExchangeType.IKE_INTERMEDIATE
+    )
+    pair.connect(until=1.0)
+    sent = [datagram.octets for datagram in pair.r.sent]
+    waits.clear()
+    pair.run(10.0)
+    again = [datagram.octets for datagram in pair.r.sent][len(sent) :]
+    assert again[0] in sent
+    assert pair.agreed()
+    assert pair.r.fact(Established) is not None
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_message_may_be_lost_come_twice_or_late(seed: int) -> None:
     wire = Wire(loss=0.25, duplication=0.3, jitter=0.8, seed=seed)
@@ -306,12 +339,12 @@ def test_what_is_proved_is_what_was_sent_also_where_we_would_write_it_otherwise(
     inner = bytes([0, 0x7F]) + (4 + len(ke)).to_bytes(2, "big") + ke
     message = sa.message(ExchangeType.IKE_INTERMEDIATE, 1, ())
     content = encode_outer(message, PayloadType.KE, len(inner)) + inner
-    _, keys, protection = sa.agreed
+    _, keys, _ = sa.agreed
     response = peer.ask_raw(ExchangeType.IKE_INTERMEDIATE, PayloadType.KE, inner)
     assert response is not None
     theirs = response.find(KeyExchange)
     assert theirs is not None
-    sa.intermediate.completed(keys, content, protection.opened, key.shared(theirs.data))
+    sa.intermediate.completed(keys, content, sa.intermediate.opened, key.shared(theirs.data))
     use_next_keys(sa)
     payloads = IkeAuth().request(sa, peer.now)
     assert peer.ask(ExchangeType.IKE_AUTH, *(payloads or ())) is not None

@@ -196,7 +196,7 @@ class Pair:
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
-        self.policy = initiator
+        self.policy, self.responder = initiator, connections[0]
         self.now = 1000.0
         self._connections = connections
         common = {

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.kit.pair import Host, Pair, Wire, address
-from tests.kit.policies import client, gateway, quiet
+from tests.kit.policies import ESP, IKE, client, gateway, quiet
+from tunnelwrap.config.suites import parse_esp
 from tunnelwrap.iana import PayloadType
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.policy import ConnectionPolicy
@@ -40,7 +41,7 @@ def delete_child(pair: Pair, host: Host, sa: int) -> None:
 
 
 def create_child(pair: Pair, host: Host, sa: int) -> None:
-    policy = quiet(client() if host is pair.i else gateway()).child
+    policy = quiet(pair.policy if host is pair.i else pair.responder).child
     host.endpoint.create_child(sa, policy, pair.now)
 
 
@@ -101,16 +102,41 @@ def perform(pair: Pair, script: list[tuple[Wish, str, float]]) -> None:
         pair.run(pause)
 
 
+HYBRID_IKE = f"{IKE}-ke1_ecp256"
+CLASSICAL_ESP, HYBRID_ESP = f"{ESP}-x25519", f"{ESP}-x25519-ke1_ecp256"
+
+CLASSICAL = client(), gateway()
+HYBRID = client(HYBRID_IKE, HYBRID_ESP), gateway(HYBRID_IKE, HYBRID_ESP)
+
+
+def preferring(policy: ConnectionPolicy, *suites: str) -> ConnectionPolicy:
+    return replace(policy, child=replace(policy.child, proposals=tuple(map(parse_esp, suites))))
+
+
+# who begins decides how many key exchanges there are: each side likes another number best
+MIXED = (
+    preferring(HYBRID[0], HYBRID_ESP, CLASSICAL_ESP),
+    preferring(HYBRID[1], CLASSICAL_ESP, HYBRID_ESP),
+)
+
+
 @peers
-@given(script=steps, wire=networks, size=sizes)
-def test_on_datagrams(script: list[tuple[Wish, str, float]], wire: Wire, size: int) -> None:
+@given(
+    script=steps, wire=networks, size=sizes, policies=st.sampled_from([CLASSICAL, HYBRID, MIXED])
+)
+def test_on_datagrams(
+    script: list[tuple[Wish, str, float]],
+    wire: Wire,
+    size: int,
+    policies: tuple[ConnectionPolicy, ConnectionPolicy],
+) -> None:
     loss, wire.loss = wire.loss, 0.0
-    pair = Pair(split(client(), size), split(gateway(), size), wire)
+    pair = Pair(*(split(policy, size) for policy in policies), wire)
     pair.connect()
     wire.loss = loss
     perform(pair, script)
     wire.loss = 0.0
-    pair.run(150.0)
+    pair.run(200.0)
     assert pair.agreed()
     assert not pair.i.closed | pair.r.closed
     for host in (pair.i, pair.r):

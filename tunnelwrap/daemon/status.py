@@ -36,6 +36,7 @@ def _ike_sa(driver: Driver, live: LiveSa, now: float) -> dict[str, object]:
         "carrier": live.path.carrier.value,
         "peer": str(live.path.peer),
         "ike_suite": established.ike_suite,
+        "uses_ppk": established.uses_ppk,
         "seconds": round(now - live.since, 1),
         "addresses": _texts(lease.addresses if lease else ()),
         "child_sas": [_child_sa(driver, child, now) for child in live.children.values()],

@@ -57,7 +57,8 @@ RETRY_S: Final = 5.0  # after TEMPORARY_FAILURE. RFC 7296 §2.25
 RETRY_JITTER: Final = 0.6  # two peers that refuse each other must not meet again
 ROUTINE: Final = frozenset({NotifyType.TEMPORARY_FAILURE, NotifyType.STATE_NOT_FOUND})
 REFUSED_RETRY_S: Final = 60.0  # after any other refusal of a rekey: until the lifetime is over
-SUPERSEDED_S: Final = 30.0  # what the peer should delete, and does not, goes after this
+SUPERSEDED_S: Final = 150.0  # what the peer should delete, and does not, goes after this: it may
+# repeat the request, whose response was lost, for two minutes
 
 
 class Ask:

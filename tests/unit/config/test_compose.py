@@ -29,6 +29,7 @@ from tunnelwrap.ike.policy import (
     Limits,
     LocalAuthentication,
     NoCredential,
+    Ppk,
     Retransmission,
     Unique,
 )
@@ -54,6 +55,15 @@ def test_a_client_by_default(tmp_path: Path) -> None:
     assert child.proposals == tuple(parse_esp(text) for text in DEFAULT_ESP)
     assert (child.ts_local, child.ts_peer) == ((), EVERYTHING)
     assert child.mode is Mode.TUNNEL
+
+
+def test_a_ppk(tmp_path: Path) -> None:
+    (tmp_path / "ppk").write_text(f"{SECRET}\n")
+    lines = "ppk_id = 'office-1'\nppk_file = 'ppk'\nppk_required = true"
+    text = changed(CLIENT, "[connection]", f"[connection]\n{lines}")
+    (policy,) = policies_of(tmp_path, text)
+
+    assert policy.ppk == Ppk(b"office-1", Secret(SECRET.encode()), is_required=True)
 
 
 def test_defaults_are_those_of_the_core(tmp_path: Path) -> None:

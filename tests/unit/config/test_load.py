@@ -15,6 +15,7 @@ from tests.unit.config.writing import (
     write_credentials,
     written,
 )
+from tunnelwrap.config.effective import effective
 from tunnelwrap.config.load import control_socket, load, load_client, load_gateway
 from tunnelwrap.config.model import ClientFile, GatewayFile
 from tunnelwrap.errors import ConfigError
@@ -311,6 +312,47 @@ def test_two_psks_are_one_too_many(tmp_path: Path) -> None:
     assert problems_of(written(tmp_path, text)) == [
         "connection: expected one of psk, psk_file, psk_env (there are several)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (f"ppk = '{SECRET}'", "ppk_id with ppk, ppk_file or ppk_env"),
+        ("ppk_id = 'a'", "ppk_id with ppk, ppk_file or ppk_env"),
+        (
+            "ppk_required = true",
+            "ppk_id with ppk, ppk_file or ppk_env, or ppk_required = false",
+        ),
+        (
+            f"ppk_id = 'a'\nppk = '{SECRET}'\nppk_file = 'psk'",
+            "one of ppk, ppk_file, ppk_env (there are several)",
+        ),
+    ],
+)
+def test_half_a_ppk(tmp_path: Path, lines: str, problem: str) -> None:
+    (tmp_path / "psk").write_text(f"{SECRET}\n")
+    text = changed(CLIENT, "[connection]", f"[connection]\n{lines}")
+
+    assert problems_of(written(tmp_path, text)) == [f"connection: expected {problem}"]
+
+
+@pytest.mark.parametrize("name", ["two words", "schlüssel", "", "a\tb"])
+def test_the_name_of_a_ppk_is_plain(tmp_path: Path, name: str) -> None:
+    text = changed(CLIENT, "[connection]", f"[connection]\nppk_id = '{name}'\nppk = '{SECRET}'")
+    (problem,) = problems_of(written(tmp_path, text))
+
+    assert "expected the name of a post-quantum preshared key" in problem
+
+
+def test_a_ppk_is_not_shown(tmp_path: Path) -> None:
+    text = changed(CLIENT, "[connection]", f"[connection]\nppk_id = 'a'\nppk = ['{SECRET}']")
+    (problem,) = problems_of(written(tmp_path, text))
+    assert SECRET not in problem
+
+    text = changed(CLIENT, "[connection]", f"[connection]\nppk_id = 'a'\nppk = '{SECRET}'")
+    shown = effective(load(written(tmp_path, text), WHEN))
+    assert SECRET not in shown
+    assert 'ppk = "(hidden)"' in shown
 
 
 def test_a_peer_needs_a_proof_too(tmp_path: Path) -> None:

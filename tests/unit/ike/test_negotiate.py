@@ -16,6 +16,7 @@ from tunnelwrap.ike.negotiate import (
     narrow,
     numbered,
     transform_id,
+    with_single_ke,
     without_ke,
 )
 from tunnelwrap.wire.payloads import TrafficSelector
@@ -30,6 +31,7 @@ NO_KE = Transform(TransformType.KE, KeMethod.NONE, None)
 X25519 = Transform(TransformType.KE, KeMethod.CURVE25519, None)
 ML_KEM = Transform(TransformType.ADDKE1, KeMethod.ML_KEM_768, None)
 NO_KE1 = Transform(TransformType.ADDKE1, KeMethod.NONE, None)
+ECP = Transform(TransformType.KE, KeMethod.ECP_256, None)
 NO_ESN = Transform(TransformType.ESN, Esn.NO_ESN, None)
 ESN = Transform(TransformType.ESN, Esn.ESN, None)
 
@@ -133,6 +135,36 @@ def test_key_exchange_methods() -> None:
     assert ke_methods([esp(GCM, NO_KE)]) == []
     assert transform_id(proposals[0], TransformType.KE) == KeMethod.ECP_256
     assert transform_id(without_ke(proposals)[0], TransformType.KE) is None
+
+
+@pytest.mark.rfc("7296", "1.2")
+def test_without_key_exchange_proposals_that_differ_in_nothing_else_are_one() -> None:
+    assert without_ke([esp(GCM, ML_KEM), esp(GCM, NO_KE), esp(CBC, SHA2)]) == [
+        esp(GCM),
+        esp(CBC, SHA2),
+    ]
+
+
+@pytest.mark.rfc("9370", "2.2.1")
+def test_what_is_left_without_additional_key_exchanges() -> None:
+    optional = esp(GCM, ECP, ML_KEM, NO_KE1)
+    assert with_single_ke([esp(GCM, ECP, ML_KEM), optional, esp(CBC)]) == [
+        esp(GCM, ECP),
+        esp(CBC),
+    ]
+
+
+@pytest.mark.rfc("9370", "2.2.2")
+def test_a_key_exchange_method_serves_once() -> None:
+    again = Transform(TransformType.ADDKE1, KeMethod.ECP_256, None)
+    with pytest.raises(NoProposalChosen):
+        choose_proposal([esp(GCM, ECP, again)], [esp(GCM, ECP, again)])
+    both = esp(GCM, ECP, again, ML_KEM)
+    assert choose_proposal([both], [both]) == esp(GCM, ECP, ML_KEM)
+    assert not is_choice_of(esp(GCM, ECP, again), [both])
+    second = Transform(TransformType.KE, KeMethod.ECP_384, None)
+    only = esp(GCM, ECP, second, again)
+    assert choose_proposal([only], [only]) == esp(GCM, second, again)
 
 
 def test_our_proposals_are_numbered_from_one() -> None:
