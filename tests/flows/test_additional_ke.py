@@ -81,8 +81,9 @@ def settled(pair: Pair) -> None:
 
 
 def requests(host: Host, exchange: int) -> int:
+    """How many it has sent, however many fragments each took."""
     heads = [IkeHeader.decode(datagram.octets) for datagram in host.sent]
-    return len([h for h in heads if h.exchange == exchange and not h.is_response])
+    return len({h.message_id for h in heads if h.exchange == exchange and not h.is_response})
 
 
 @pytest.mark.parametrize("who", ["i", "r"])

@@ -122,11 +122,12 @@ def test_each_additional_key_exchange_takes_a_round_trip(
 ) -> None:
     pair = Pair(client(ike), gateway(ike), carrier=carrier)
     pair.connect()
-    exchanges = [IkeHeader.decode(datagram.octets).exchange for datagram in pair.i.sent]
+    heads = [IkeHeader.decode(datagram.octets) for datagram in pair.i.sent]
+    exchanges = dict.fromkeys((head.message_id, head.exchange) for head in heads)  # not fragments
     between = [ExchangeType.IKE_INTERMEDIATE] * count
-    assert exchanges == [ExchangeType.IKE_SA_INIT, *between, ExchangeType.IKE_AUTH]
-    ids = [IkeHeader.decode(datagram.octets).message_id for datagram in pair.i.sent]
-    assert ids == list(range(count + 2))
+    assert list(exchanges) == list(
+        enumerate([ExchangeType.IKE_SA_INIT, *between, ExchangeType.IKE_AUTH])
+    )
     assert pair.agreed()
     established = pair.r.fact(Established)
     assert established is not None

@@ -29,6 +29,7 @@ _REGISTRIES: Final[dict[int, type[IntEnum]]] = {
     TransformType.INTEG: Integ,
     TransformType.KE: KeMethod,
     TransformType.ESN: Esn,
+    **{kind: KeMethod for kind in TransformType if kind >= TransformType.ADDKE1},
 }
 
 
@@ -76,7 +77,7 @@ class Transform:
     def __str__(self) -> str:
         registry = _REGISTRIES.get(self.type)
         name = str(self.id) if registry is None else name_of(registry, self.id)
-        if name in {"NONE", str(self.id)}:
+        if name in {"NONE", str(self.id)} or self.type >= TransformType.ADDKE1:
             name = f"{name_of(TransformType, self.type)}_{name}"
         return name if self.key_bits is None else f"{name}-{self.key_bits}"
 
