@@ -178,8 +178,7 @@ class SaInit:
             shared = self._key.shared(ke.data)
         except Malformed as error:
             raise InvalidSyntax(str(error)) from error
-        sa.spi_r = message.spi_r
-        suite = IkeSuite.from_proposal(chosen)
+        suite, uses_ppk = IkeSuite.from_proposal(chosen), _uses_ppk(sa, message)
         if suite.additional_ke and not _knows_intermediate(message):
             raise InvalidSyntax(f"peer chose {chosen} and does not know IKE_INTERMEDIATE")
         handshake = Handshake(
@@ -189,8 +188,9 @@ class SaInit:
             self.response_octets,
             _hashes(message),
             chosen,
-            _uses_ppk(sa, message),
+            uses_ppk,
         )
+        sa.spi_r = message.spi_r
         install_keys(sa, suite, handshake, shared)
         sa.nat = detect_nat(message, sa.path)
         sa.fragmentation.is_agreed = knows_fragments(message)
@@ -326,7 +326,7 @@ def _uses_ppk(sa: IkeSa, message: Message) -> bool:
     """Whether both sides want a PPK; which one is for IKE_AUTH to settle. RFC 8784 §3.
 
     Raises:
-        AuthenticationFailed: our policy has none for a peer that does not.
+        AuthenticationFailed: the peer does not, and our policy requires it.
     """
     is_wanted = message.notify(NotifyType.USE_PPK) is not None
     ppk = sa.policy.ppk if sa.policy is not None else None
