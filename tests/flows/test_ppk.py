@@ -261,8 +261,8 @@ def answered(
 
 
 def forced(sa: IkeSa, request: Message) -> list[Payload]:
-    sa.policy = sa.connections[0]
-    return ike_auth.resume(sa, request, None, 1000.0)
+    sa.policy, sa.auth_request = sa.connections[0], request
+    return ike_auth.resume(sa, None, 1000.0)
 
 
 def test_what_the_confirmation_holds_is_ignored() -> None:

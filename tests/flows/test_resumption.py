@@ -10,15 +10,17 @@ from tests.kit import certs
 from tests.kit.certs import authority, entity
 from tests.kit.pair import Pair, Wire
 from tests.kit.policies import client, gateway, psk_local, psk_peer, quiet, road_warrior
+from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.iana import ExchangeType, NotifyType
-from tunnelwrap.ike.outputs import Closed, Established, Lease
+from tunnelwrap.ike.outputs import Closed, Established, Lease, Rekeyed
 from tunnelwrap.ike.policy import (
     CertificateCredential,
     ConnectionPolicy,
     Limits,
     LocalAuthentication,
     PeerAuthentication,
+    Ppk,
 )
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.message import IkeHeader
@@ -407,3 +409,39 @@ def test_long_proofs_of_a_resumed_ike_sa_come_in_fragments() -> None:
         len(each.octets) for each in (*pair.i.sent, *pair.r.sent) if each.octets[18] == 35
     )
     assert longest <= 300
+
+
+HYBRID = "aes128gcm16-prfsha256-x25519-ke1_ecp256"
+
+
+@pytest.mark.rfc("9370", "2.2.4")
+@pytest.mark.parametrize("rekeyer", [None, "i", "r"])
+def test_an_ike_sa_with_additional_key_exchanges_is_resumed_without_any(
+    rekeyer: str | None,
+) -> None:
+    """Its ticket is of its last keys: after a rekey it comes with the last IKE_FOLLOWUP_KE."""
+    pair = Pair(quiet(client(HYBRID)), quiet(gateway(HYBRID)))
+    pair.connect()
+    if rekeyer is not None:
+        pair.do(pair.i if rekeyer == "i" else pair.r, lambda e, sa, now: e.rekey(sa, now))
+        pair.run(2.0)
+        assert pair.i.fact(Rekeyed) is not None
+    lose(pair)
+    pair.i.sent.clear()
+    pair.connect()
+    assert exchanges(pair) == [RESUME, ExchangeType.IKE_AUTH]
+    assert established(pair) == 2
+    assert pair.agreed()
+    assert len(pair.i.plane.installed) == 1
+
+
+@pytest.mark.rfc("8784", "3")
+def test_a_resumed_ike_sa_needs_no_ppk_again() -> None:
+    """It is in the old SK_d, and MUST NOT be mixed in once more."""
+    key = Ppk(b"shared", Secret(bytes(32)), is_required=True)
+    ours, theirs = replace(quiet(client()), ppk=key), replace(quiet(gateway()), ppk=key)
+    pair = lost_pair(ours, theirs)
+    pair.connect()
+    assert exchanges(pair) == [RESUME, ExchangeType.IKE_AUTH]
+    assert established(pair) == 2
+    assert pair.agreed()

@@ -210,6 +210,8 @@ class Connection(Section):
             raise wrong("ppk_id with ppk, ppk_file or ppk_env")
         if self.ppk_required and not kept:
             raise wrong("ppk_id with ppk, ppk_file or ppk_env, or ppk_required = false")
+        if kept and self.peer.null_authentication and not self.ppk_required:  # RFC 8784 §5.2.3
+            raise wrong("ppk_required = true beside null_authentication = true")
         return self
 
 

@@ -336,6 +336,19 @@ def test_half_a_ppk(tmp_path: Path, lines: str, problem: str) -> None:
     assert problems_of(written(tmp_path, text)) == [f"connection: expected {problem}"]
 
 
+@pytest.mark.rfc("8784", "5.2.3")
+def test_a_peer_that_proves_nothing_needs_the_ppk(tmp_path: Path) -> None:
+    lines = f"[connection]\nppk_id = 'a'\nppk = '{SECRET}'"
+    text = changed(CLIENT, "[connection]", lines)
+    text = changed(text, "[connection.peer]", "[connection.peer]\nnull_authentication = true")
+
+    assert problems_of(written(tmp_path, text)) == [
+        "connection: expected ppk_required = true beside null_authentication = true"
+    ]
+    text = changed(text, lines, f"{lines}\nppk_required = true")
+    assert load(written(tmp_path, text), WHEN)
+
+
 @pytest.mark.parametrize("name", ["two words", "schlüssel", "", "a\tb"])
 def test_the_name_of_a_ppk_is_plain(tmp_path: Path, name: str) -> None:
     text = changed(CLIENT, "[connection]", f"[connection]\nppk_id = '{name}'\nppk = '{SECRET}'")
