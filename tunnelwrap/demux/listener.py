@@ -27,6 +27,7 @@ from tunnelwrap.demux.decoy import BAD_REQUEST, refuse_plain_http, serve
 from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
 from tunnelwrap.errors import ConfigError, TransportError
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
+from tunnelwrap.transport.sockets import readable, writable
 
 logger = logging.getLogger(__name__)
 
@@ -191,36 +192,6 @@ class Stranger:
         """Close the socket, unless it belongs to someone else by now."""
         if not self.is_handed_over:
             self.sock.close()
-
-
-async def readable(sock: socket.socket) -> None:
-    """Wait until there is something to read, or the end."""
-    loop, ready = _loop_and_future()
-    loop.add_reader(sock, _wake, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(sock)
-
-
-async def writable(sock: socket.socket) -> None:
-    """Wait until there is room to write."""
-    loop, ready = _loop_and_future()
-    loop.add_writer(sock, _wake, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(sock)
-
-
-def _loop_and_future() -> tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]:
-    loop = asyncio.get_running_loop()
-    return loop, loop.create_future()
-
-
-def _wake(ready: asyncio.Future[None]) -> None:
-    if not ready.done():  # cancelled in this same round of the loop
-        ready.set_result(None)
 
 
 async def _complete(
