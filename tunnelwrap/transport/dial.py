@@ -391,7 +391,8 @@ class _Race(Generic[T]):
             async with asyncio.timeout(self._give_up_s):
                 value = await self._attempt(rung)
         except asyncio.CancelledError:
-            self._beaten[at] = Attempt(rung.carrier, "beaten", self._loop.time() - begun)
+            seconds = self._loop.time() - begun
+            self._beaten[at] = Attempt(rung.carrier, f"no answer in {seconds:.1f} s", seconds)
             raise
         except self._final:
             raise
