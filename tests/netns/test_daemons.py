@@ -533,6 +533,15 @@ def test_who_speaks_neither_tls_nor_http_hears_what_web_servers_say(served: Serv
             assert answer.read().startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
+def test_the_gateway_may_open_as_many_files_as_it_can_get(served: Served) -> None:
+    _, gateway = served
+    limits = Path(f"/proc/{gateway.process.pid}/limits").read_text()
+    (soft, hard) = next(
+        line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")
+    )
+    assert soft == hard
+
+
 def test_silent_strangers_keep_nobody_out_and_are_closed(served: Served) -> None:
     net, gateway = served
     reaped = gateway.status["counters"].get("idle_streams_closed", 0)

@@ -7,6 +7,7 @@ Owns: the listeners, the driver, the leases, the host's changes, the control soc
 import asyncio
 import logging
 import os
+import resource
 import socket
 import ssl
 from collections import Counter
@@ -117,6 +118,7 @@ class Server:
         Raises:
             TunnelwrapError: a port cannot be had, or the host refuses a change.
         """
+        _take_all_descriptors()
         try:
             await self._control.start()
             self._host.apply(self._changes())
@@ -326,3 +328,9 @@ def _wall_clock() -> datetime:
 def _now() -> float:
     """Seconds of the wall clock, which go on over restarts."""
     return _wall_clock().timestamp()
+
+
+def _take_all_descriptors() -> None:
+    """Raise the limit of open files as far as we may: strangers must not use up all of them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
