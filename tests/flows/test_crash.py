@@ -1,6 +1,7 @@
 """A peer that has lost its state: what it says, and what is believed."""
 
 import random
+import struct
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from tests.flows.scripted import ScriptedInitiator, ScriptedResponder, clear
 from tests.kit.pair import NOW, Host, Pair
 from tests.kit.policies import client, gateway, quiet
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId
+from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId
 from tunnelwrap.ike.crash import offer
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import Closed, Established
@@ -40,6 +41,7 @@ def closed(host: Host) -> Closed | None:
     return host.fact(Closed)
 
 
+@pytest.mark.rfc("6290", "4.2")
 @pytest.mark.rfc("6290", "3")
 @pytest.mark.parametrize("name", ["i", "r"])
 def test_who_has_lost_its_state_shows_its_token_and_is_believed(name: str) -> None:
@@ -70,6 +72,7 @@ def test_a_rekeyed_ike_sa_has_a_token_of_its_own(name: str, rekeyer: str) -> Non
     assert end.reason == "the peer has lost its state"
 
 
+@pytest.mark.rfc("5723", "9.4")
 @pytest.mark.rfc("7296", "2.21.4")
 def test_without_a_token_nothing_is_believed() -> None:
     pair = pair_of(makes_tokens=False)
@@ -150,6 +153,7 @@ def test_what_is_clear_or_a_response_is_not_answered() -> None:
     assert len(peer.deliver(peer.sa.agreed[2].seal(stranger))) == 1
 
 
+@pytest.mark.rfc("6290", "8.1")
 @pytest.mark.rfc("7296", "2.21.4")
 def test_answers_to_strangers_are_few() -> None:
     peer = ScriptedInitiator(client(), gateway())
@@ -159,6 +163,22 @@ def test_answers_to_strangers_are_few() -> None:
     assert len([octets for _ in range(100) if peer.deliver(octets)]) == 20
     peer.now += 1.0
     assert len([octets for _ in range(100) if peer.deliver(octets)]) == 10
+
+
+@pytest.mark.rfc("6290", "9.2")
+@pytest.mark.parametrize("flags", [0x00, 0x08, 0x20, 0x28])
+@pytest.mark.parametrize("name", ["i", "r"])
+def test_no_token_is_shown_while_its_ike_sa_lives(name: str, flags: int) -> None:
+    """Nor to who turns the flag around that tells whose SPI is whose."""
+    pair = pair_of()
+    host = pair.i if name == "i" else pair.r
+    before = len(host.sent)
+    known = host.sent[-1].octets
+    kind = bytes([PayloadType.SK, 0x20, ExchangeType.INFORMATIONAL, flags])
+    pair.inject(host, known[:16] + kind + struct.pack("!II", 9, 80) + bytes(52))
+    assert len(host.sent) == before
+    pair.run(30.0)
+    assert closed(pair.i) is closed(pair.r) is None
 
 
 # --- what a stranger can do -------------------------------------------------------------------
@@ -197,6 +217,35 @@ def the_right_one(peer: ScriptedResponder) -> Notify:
     return notify
 
 
+@pytest.mark.rfc("6290", "4.1")
+@pytest.mark.rfc("6290", "5")
+@pytest.mark.rfc("6290", "5.1")
+def test_a_token_is_of_its_ike_sa_and_of_a_secret() -> None:
+    peer = connected()
+    right = the_right_one(peer)
+    assert right.encode()[:4] == bytes([ProtocolId.IKE, 0]) + (16419).to_bytes(2, "big")
+    assert 16 <= len(right.data) <= 128
+    assert the_right_one(peer) == right, "it can be made again"
+    peer.sa.spi_r = bytes(8)
+    assert the_right_one(peer) != right
+    peer = connected()
+    assert the_right_one(peer) == right
+    peer.sa.context.token_secret = Secret(bytes(32))
+    assert the_right_one(peer) != right
+
+
+@pytest.mark.rfc("6290", "5")
+@pytest.mark.parametrize("length", [15, 129])
+def test_a_token_of_another_length_is_none(length: int) -> None:
+    peer = connected()
+    peer.ask(ExchangeType.INFORMATIONAL, token(bytes(length)))
+    assert peer.deliver(forged(peer, INVALID, token(bytes(length))).encode()) != []
+    assert peer.fact(Closed) is None
+    peer.deliver(forged(peer, INVALID, the_right_one(peer)).encode())
+    assert peer.fact(Closed) is not None, "the one before is still the right one"
+
+
+@pytest.mark.rfc("6290", "8.1")
 @pytest.mark.rfc("6290", "4.5")
 def test_a_wrong_token_ends_nothing_and_asks_once_in_a_while() -> None:
     peer = connected()
@@ -232,6 +281,7 @@ def test_a_token_alone_or_in_a_request_says_nothing() -> None:
     assert peer.endpoint.counters["dropped_clear"] == 2
 
 
+@pytest.mark.rfc("6290", "4.2")
 def test_an_ike_sa_without_token_cannot_be_ended() -> None:
     peer = ScriptedResponder(quiet(client()), quiet(gateway()))
     peer.connect()

@@ -284,10 +284,16 @@ class Endpoint:
             self._respond(header, datagram, place, now)
 
     def _receive_stray(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
-        """A message of no IKE SA that we know. RFC 7296 §2.21.4."""
+        """A message of no IKE SA that we know. RFC 7296 §2.21.4.
+
+        The flag that tells which of the SPIs is ours can be forged: where either is of an IKE SA
+        that lives, the answer would hold the token that ends it. RFC 6290 §9.2.
+        """
         self._context.counters["dropped_unknown_spi"] += 1
-        local_spi = header.spi_r if header.is_initiator else header.spi_i
-        if local_spi in self._departed or not self._stray.take(now):
+        spis = (header.spi_i, header.spi_r)
+        if any(spi in self._by_spi or spi in self._departed for spi in spis):
+            return
+        if not self._stray.take(now):
             return
         reply = crash.answer_unknown(self._context, header)
         if reply is not None:
