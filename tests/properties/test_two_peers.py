@@ -3,6 +3,8 @@
 A reference model would repeat the code; these invariants do not: every SPI has one owner, the
 message IDs of each direction only grow, a repetition has the same octets, nothing is sent after
 the end, and once it is quiet both sides hold the same Child SAs.
+
+``python -m tests.properties.two_peers --steps 10000`` makes that many steps, in longer scripts.
 """
 
 from collections.abc import Callable
@@ -51,14 +53,14 @@ def rekey_ike(pair: Pair, host: Host, sa: int) -> None:
 
 WISHES: list[Wish] = [rekey_child, delete_child, create_child, rekey_ike]
 
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(WISHES),
-        st.sampled_from(["i", "r"]),
-        st.sampled_from([0.0, 0.0, 0.01, 0.03, 0.1, 1.0, 6.0]),
-    ),
-    max_size=12,
+Script = list[tuple[Wish, str, float]]
+
+step = st.tuples(
+    st.sampled_from(WISHES),
+    st.sampled_from(["i", "r"]),
+    st.sampled_from([0.0, 0.0, 0.01, 0.03, 0.1, 1.0, 6.0]),
 )
+steps = st.lists(step, max_size=12)
 networks = st.builds(
     Wire,
     delay=st.just(0.02),
@@ -93,7 +95,7 @@ def message_ids_only_grow(host: Host) -> None:
         assert head.message_id >= newest[key] - 1
 
 
-def perform(pair: Pair, script: list[tuple[Wish, str, float]]) -> None:
+def perform(pair: Pair, script: Script) -> None:
     for wish, who, pause in script:
         host: Host = getattr(pair, who)
         sa = pair.sa_i if who == "i" else pair.sa_r
@@ -120,16 +122,17 @@ MIXED = (
 )
 
 
+Policies = tuple[ConnectionPolicy, ConnectionPolicy]
+choices = st.sampled_from([CLASSICAL, HYBRID, MIXED])
+
+
 @peers
-@given(
-    script=steps, wire=networks, size=sizes, policies=st.sampled_from([CLASSICAL, HYBRID, MIXED])
-)
-def test_on_datagrams(
-    script: list[tuple[Wish, str, float]],
-    wire: Wire,
-    size: int,
-    policies: tuple[ConnectionPolicy, ConnectionPolicy],
-) -> None:
+@given(script=steps, wire=networks, size=sizes, policies=choices)
+def test_on_datagrams(script: Script, wire: Wire, size: int, policies: Policies) -> None:
+    on_datagrams(script, wire, size, policies)
+
+
+def on_datagrams(script: Script, wire: Wire, size: int, policies: Policies) -> Pair:
     loss, wire.loss = wire.loss, 0.0
     pair = Pair(*(split(policy, size) for policy in policies), wire)
     pair.connect()
@@ -141,11 +144,16 @@ def test_on_datagrams(
     assert not pair.i.closed | pair.r.closed
     for host in (pair.i, pair.r):
         message_ids_only_grow(host)
+    return pair
 
 
 @peers
 @given(script=steps, breaks=st.sets(st.integers(0, 11), max_size=4))
-def test_on_streams_that_break(script: list[tuple[Wish, str, float]], breaks: set[int]) -> None:
+def test_on_streams_that_break(script: Script, breaks: set[int]) -> None:
+    on_streams_that_break(script, breaks)
+
+
+def on_streams_that_break(script: Script, breaks: set[int]) -> Pair:
     pair = Pair(quiet(client()), quiet(gateway()), carrier=Carrier.TLS)
     pair.connect()
     number = 0
@@ -163,6 +171,7 @@ def test_on_streams_that_break(script: list[tuple[Wish, str, float]], breaks: se
         message_ids_only_grow(host)
         sending = host.plane.sending
         assert sending is None or sending.path.id == number
+    return pair
 
 
 @peers
