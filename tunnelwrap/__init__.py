@@ -3,13 +3,13 @@
 The layers, top to bottom; each may import what stands below it:
 
     cli        commands: parse, call, print
-    daemon     composition roots: driver (feeds the core), server, client, control socket
+    daemon     composition roots: driver (feeds the core), server, client, control socket, demo
     config     TOML into the settings of the layers below
     demux      443: tell tunnel from web by the first octets
     hostnet    what is changed on the host, journaled and undone
-    store      address pool and leases
-    transport  whole datagrams over UDP, TCP, TLS; knows no IKE
-    dataplane  ESP between a TUN device and a transport; knows only Child SAs
+    store      address pool and leases; a secret that outlives the process
+    dataplane  ESP between a TUN device and a transport; of IKE it knows only Child SAs
+    transport  whole datagrams over UDP, TCP, TLS, and the ladder of them; knows no IKE
     ike        the synchronous core: octets, paths and time in, outputs out
     auth       proving who a peer is
     crypto     what a transform ID computes

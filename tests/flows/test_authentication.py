@@ -338,6 +338,7 @@ def open_to_all(policy: ConnectionPolicy) -> ConnectionPolicy:
     return replace(policy, peer=replace(policy.peer, accepts_null=True))
 
 
+@pytest.mark.rfc("7619", "2.4")
 @pytest.mark.rfc("7619", "2.1")
 def test_a_peer_that_proves_nothing_is_taken_where_the_policy_says_so() -> None:
     pair = Pair(anonymous(client()), open_to_all(gateway()))
@@ -370,6 +371,8 @@ def under_a_name(policy: ConnectionPolicy) -> ConnectionPolicy:
     return replace(policy, local=replace(policy.local, credential=NoCredential()))
 
 
+@pytest.mark.rfc("7619", "2")
+@pytest.mark.rfc("7619", "2.4")
 @pytest.mark.rfc("7619", "2.2")
 @pytest.mark.parametrize(
     ("mine", "theirs", "cause"),
@@ -394,6 +397,9 @@ def test_otherwise_who_proves_nothing_is_refused(
     assert closed is not None
     assert cause in closed.reason
     assert pair.r.fact(Established) is None
+    told = pair.i.fact(Closed)
+    assert told is not None
+    assert told.notify == NotifyType.AUTHENTICATION_FAILED
 
 
 def test_a_null_proof_is_bound_to_the_messages() -> None:
@@ -405,6 +411,7 @@ def test_a_null_proof_is_bound_to_the_messages() -> None:
     assert answer.notify(NotifyType.AUTHENTICATION_FAILED) is not None
 
 
+@pytest.mark.rfc("7619", "3.3")
 @pytest.mark.rfc("7619", "2.3")
 def test_nobody_is_not_the_same_as_nobody() -> None:
     """Whoever comes without a name replaces no one, whatever it says."""

@@ -295,6 +295,7 @@ def test_where_only_the_response_is_lost_it_is_split_anew_too() -> None:
     assert len(pair.r.plane.installed) == 1
 
 
+@pytest.mark.rfc("7383", "4")
 @pytest.mark.rfc("7383", "2.5.2")
 def test_smaller_fragments_have_all_their_chances_and_then_it_is_over() -> None:
     pair = pair_of(Wire(filter=only(ExchangeType.IKE_SA_INIT)), size=1280)

@@ -63,6 +63,7 @@ def psk_auth(octets: bytes) -> bytes:
     return prf(prf(PSK.reveal(), b"Key Pad for IKEv2"), octets)
 
 
+@pytest.mark.rfc("9370", "2.2.3")
 @pytest.mark.rfc("9242", "3.3.2")
 @pytest.mark.rfc("9370", "2.2.2")
 def test_auth_proves_every_intermediate_exchange_and_each_changes_the_keys() -> None:
@@ -103,6 +104,7 @@ def test_auth_proves_every_intermediate_exchange_and_each_changes_the_keys() -> 
     assert peer.fact(Established) is not None
 
 
+@pytest.mark.rfc("9370", "2.2.3")
 @pytest.mark.rfc("9242", "3.3.2")
 def test_an_auth_that_does_not_prove_the_intermediate_exchanges_is_refused() -> None:
     peer = ScriptedInitiator(client(ONE), gateway(ONE))
@@ -115,6 +117,7 @@ def test_an_auth_that_does_not_prove_the_intermediate_exchanges_is_refused() -> 
     assert response.notify(NotifyType.AUTHENTICATION_FAILED) is not None
 
 
+@pytest.mark.rfc("9242", "3.2")
 @pytest.mark.parametrize("carrier", [Carrier.UDP, Carrier.TLS])
 @pytest.mark.parametrize(("ike", "count"), [(ONE, 1), (TWO, 2)])
 def test_each_additional_key_exchange_takes_a_round_trip(
@@ -167,6 +170,7 @@ def test_a_fragment_of_a_repeated_request_brings_the_response_though_the_keys_ar
     assert pair.r.fact(Established) is not None
 
 
+@pytest.mark.rfc("9242", "3.2")
 @pytest.mark.parametrize("seed", range(12))
 def test_any_message_may_be_lost_come_twice_or_late(seed: int) -> None:
     wire = Wire(loss=0.25, duplication=0.3, jitter=0.8, seed=seed)
@@ -229,6 +233,7 @@ def two_ways(policy: ConnectionPolicy) -> ConnectionPolicy:
     return replace(policy, proposals=(parse_ike(ONE), parse_ike(CLASSICAL)))
 
 
+@pytest.mark.rfc("9242", "3.1")
 @pytest.mark.rfc("9370", "2.2.1")
 @pytest.mark.parametrize(
     ("offered", "chosen"),
@@ -251,6 +256,7 @@ def test_without_ike_intermediate_there_is_no_additional_key_exchange(
         assert response.notify(NotifyType.INTERMEDIATE_EXCHANGE_SUPPORTED) is None
 
 
+@pytest.mark.rfc("9242", "3.1")
 def test_a_responder_that_chooses_what_it_does_not_know_is_left() -> None:
     peer = ScriptedResponder(two_ways(client()), two_ways(gateway()))
     octets = sa_init.answer(peer.sa, clear(peer.first), peer.first)
@@ -271,6 +277,7 @@ def refused_with_syntax(peer: ScriptedInitiator, response: Message | None, why: 
     assert why in closed.reason
 
 
+@pytest.mark.rfc("9242", "3.2")
 def test_ike_auth_before_its_time() -> None:
     peer = ScriptedInitiator(client(ONE), gateway(ONE))
     peer.init()
@@ -279,6 +286,7 @@ def test_ike_auth_before_its_time() -> None:
     refused_with_syntax(peer, response, "IKE_AUTH before the key exchange ECP_256")
 
 
+@pytest.mark.rfc("9242", "5")
 def test_a_key_exchange_that_nobody_has_agreed_on() -> None:
     peer = ScriptedInitiator(client(), gateway())
     peer.init()
@@ -287,6 +295,7 @@ def test_a_key_exchange_that_nobody_has_agreed_on() -> None:
     refused_with_syntax(peer, response, "no additional key exchange is due")
 
 
+@pytest.mark.rfc("9370", "2.2.2")
 @pytest.mark.parametrize(
     ("payloads", "why"),
     [
@@ -321,6 +330,7 @@ def test_an_answer_that_makes_no_sense(payloads: list[Payload], why: str) -> Non
     assert why in closed.reason
 
 
+@pytest.mark.rfc("9242", "3.2")
 def test_the_responder_begins_no_intermediate_exchange() -> None:
     peer = ScriptedResponder(client(ONE), gateway(ONE))
     peer.answer_init()

@@ -304,6 +304,7 @@ def test_use_ppk_is_answered_by_those_who_have_one() -> None:
         assert (clear(response).notify(NotifyType.USE_PPK) is not None) is is_answered
 
 
+@pytest.mark.rfc("8784", "6")
 def test_an_answer_without_use_ppk_does_not_keep_a_better_one_from_us() -> None:
     """By UDP anyone can send one: a later answer with it counts. RFC 7296 §2.21.1."""
     needs = having(client(), ppk(required=True))

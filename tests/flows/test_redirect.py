@@ -44,6 +44,16 @@ def test_whoever_comes_is_sent_away_in_ike_sa_init(gateway_name: str) -> None:
     assert pair.r.facts == [], "nothing is kept of it"
 
 
+@pytest.mark.rfc("5685", "9.1")
+@pytest.mark.parametrize("follows", [True, False])
+def test_who_can_follow_says_so(follows: bool) -> None:  # noqa: FBT001 (a column)
+    pair = Pair(replace(quiet(client()), follows_redirects=follows), quiet(gateway()))
+    pair.initiate()
+    said = clear(pair.i.sent[0].octets).notify(NotifyType.REDIRECT_SUPPORTED)
+    assert (said is not None) is follows
+    assert said is None or (said.protocol, said.spi, said.data) == (0, b"", b"")
+
+
 @pytest.mark.rfc("5685", "3")
 def test_who_cannot_follow_is_served() -> None:
     pair = Pair(stubborn(client()), quiet(gateway()), redirect_to=OTHER)
@@ -207,6 +217,7 @@ def test_in_informational_what_is_no_redirect_changes_nothing(data: bytes) -> No
     assert peer.fact(Closed) is None
 
 
+@pytest.mark.rfc("5685", "9.2")
 @pytest.mark.parametrize(
     "data", [b"", b"\x03\x00", b"\x03\x04a\nb.", b"\x01\x05abcde", b"\x02\x04abcd", b"\x03\x09abc"]
 )

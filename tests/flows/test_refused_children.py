@@ -289,6 +289,7 @@ def childless(policy: ConnectionPolicy, value: Childless) -> ConnectionPolicy:
     return replace(quiet(policy), childless=value)
 
 
+@pytest.mark.rfc("6023", "5")
 @pytest.mark.rfc("6023", "3")
 @pytest.mark.parametrize("theirs", [Childless.ACCEPT, Childless.REQUIRE])
 def test_an_ike_sa_begins_without_child_sa_and_gets_one_at_once(theirs: Childless) -> None:

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.root]
 SECONDS = 7
 PING = ("ping", "-n", "-q", "-W", "2", "-i", "0.01", "-c", str(SECONDS * 100), SITE)
 CARRIERS = ("udp", "tcp", "tls")
+NO_UDP = "meta l4proto udp drop"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,21 @@ def test_a_gateway_that_was_gone_is_met_again_by_ticket(net: Hosts, carrier: str
     net.client.run("ping", "-c", "1", "-W", "2", SITE)
 
 
+@pytest.mark.rfc("9329", "7.3")
+def test_x2_it_is_met_again_by_udp_though_it_was_lost_on_tcp(net: Hosts) -> None:
+    net.serve()
+    net.block(NO_UDP)
+    client = net.connect({"connection": QUICK}, "--debug")
+    assert client.named("established")[0]["carrier"] == "tcp"
+    net.block("drop")
+    client.tells("lost")
+    net.block("")
+
+    assert client.tells("established", 2)["carrier"] == "udp"
+    assert begun(client, "IKE_SESSION_RESUME") >= 1
+
+
+@pytest.mark.rfc("6290", "5")
 def test_a_gateway_that_has_lost_its_state_says_so_at_once(net: Hosts) -> None:
     """Its token ends the IKE SA long before retransmission would, and its ticket is refused."""
     gateway = net.serve()
@@ -88,6 +104,7 @@ def test_a_gateway_that_has_lost_its_state_says_so_at_once(net: Hosts) -> None:
     net.client.run("ping", "-c", "1", "-W", "2", SITE)
 
 
+@pytest.mark.rfc("5685", "7")
 def test_round_in_circles_is_noticed(net: Hosts) -> None:
     net.serve({"gateway": {"redirect_to": GATEWAY}})
     client = net.start_client({}, "--debug", "--carrier", "udp")
@@ -98,6 +115,7 @@ def test_round_in_circles_is_noticed(net: Hosts) -> None:
     assert NAME not in client.log.partition("redirected 5 times")[2]
 
 
+@pytest.mark.rfc("5685", "11")
 def test_clients_are_sent_away_and_come_back_where_there_is_nobody(net: Hosts) -> None:
     gateway = net.serve()
     client = net.connect({}, "--debug", "--carrier", "udp")
@@ -110,6 +128,24 @@ def test_clients_are_sent_away_and_come_back_where_there_is_nobody(net: Hosts) -
     client.says(f"sends us to {WORLD}")
     wait_until("the IKE SA is deleted", lambda: not gateway.sas)
     client.says(f"no way to {WORLD}", timeout_s=30.0)
+
+
+@pytest.mark.rfc("9329", "7.2")
+def test_x1_the_next_gateway_is_tried_by_udp_first_though_this_one_was_met_on_tcp(
+    net: Hosts,
+) -> None:
+    gateway = net.serve()
+    net.block(NO_UDP)
+    client = net.connect({}, "--debug")
+    assert client.named("established")[0]["carrier"] == "tcp"
+    net.block("")
+    before = len(client.named("attempt"))
+
+    run_tunnelwrap(net.gateway, "redirect", gateway.file, WORLD)
+
+    client.says(f"no way to {WORLD}")
+    tried = [attempt["carrier"] for attempt in client.named("attempt")[before:]]
+    assert tried[:2] == ["udp", "tcp"]
 
 
 def test_a_client_that_does_not_follow_is_served(net: Hosts) -> None:

@@ -22,6 +22,7 @@ def test_what_is_sealed_can_be_opened() -> None:
     assert it.seal(b"state", 5.0) != sealed
 
 
+@pytest.mark.rfc("5723", "9.5")
 def test_it_opens_for_one_more_period() -> None:
     it = key()
     sealed = it.seal(b"state", 0.0)

@@ -117,6 +117,7 @@ def test_any_order_loss_and_repetition_gives_the_message_or_nothing(data: st.Dat
         assert whole.largest == max(map(len, pieces))
 
 
+@pytest.mark.rfc("7383", "5")
 @pytest.mark.rfc("7383", "2.6")
 @given(st.data())
 def test_fragments_of_an_attacker_never_displace_good_ones(data: st.DataObject) -> None:
@@ -177,6 +178,7 @@ def test_one_fragment_of_one_is_a_whole_message() -> None:
     assert reassembly.octets == 0
 
 
+@pytest.mark.rfc("7383", "5")
 def test_what_is_kept_has_limits() -> None:
     reassembly = Reassembly()
     assert not reassembly.wants(head(), Fragment(1, MAX_FRAGMENTS + 1))

@@ -8,6 +8,7 @@ from tunnelwrap.errors import StoreError
 from tunnelwrap.store.secret_file import lasting_secret
 
 
+@pytest.mark.rfc("6290", "9.1")
 def test_it_is_made_once_and_readable_by_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "state" / "secret"
     first = lasting_secret(path)
