@@ -120,8 +120,9 @@ class StrongSwanSide:
         self.daemon.kill()
 
     def _proof(self, proof: Proof) -> tuple[tuple[Tree, Tree], Tree]:
-        local: dict[str, str | Tree] = {"id": proof.local_id}
-        remote: dict[str, str | Tree] = {"id": proof.peer_id}
+        # In quotes, because # begins a comment.
+        local: dict[str, str | Tree] = {"id": f'"{proof.local_id}"'}
+        remote: dict[str, str | Tree] = {"id": f'"{proof.peer_id}"'}
         if proof.authority is not None:
             self.daemon.add_authority("authority", proof.authority.pem)
         if proof.certificate is not None:
