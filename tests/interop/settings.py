@@ -55,8 +55,8 @@ class Settings:
     proof: Proof
     ike: str = IKE
     esp: str = ESP
-    rekey_child_s: int | None = None
-    rekey_ike_s: int | None = None
+    rekey_child_s: float | None = None
+    rekey_ike_s: float | None = None
     fragment_size: int | None = None
     cookie_threshold: int | None = None
     tunnelwrap: tuple[str, ...] = ()  # more lines of the connection's table

@@ -62,7 +62,7 @@ def _connection(name: str, settings: Settings, directory: Path, *more: str) -> l
     ]
 
 
-def _line(key: str, value: int | None) -> list[str]:
+def _line(key: str, value: float | None) -> list[str]:
     return [] if value is None else [f"{key} = {value}"]
 
 
