@@ -101,7 +101,10 @@ class PingFlood:
 
     def finish(self) -> PingResult:
         """Wait for the last answer, and count."""
-        self._process.wait(self._seconds * 5 + 10)
+        try:
+            self._process.wait(self._seconds * 5 + 10)
+        finally:
+            self._process.kill()
         text = self._log.read_text()
         found = re.search(r"(\d+) packets transmitted, (\d+) received", text)
         assert found is not None, text
