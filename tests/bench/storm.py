@@ -43,7 +43,7 @@ COLLISIONS = (
     r"(\w+ rekey collision (?:won|lost))",
     r"(\w+ rekey/delete collision)",
     r"(peer did not notice IKE_SA rekey collision)",
-    r"((?:generating|parsed) CREATE_CHILD_SA response) \d+ \[ N\((TEMP_FAIL|CHILD_NOT_FOUND)\)",
+    r"(generating|parsed) CREATE_CHILD_SA response \d+ \[ N\((TEMP_FAIL|CHILD_NOT_FOUND)\)",
 )
 """What strongSwan says of two exchanges that crossed, and of refusals for that reason."""
 
