@@ -43,6 +43,7 @@ PACKAGES = {
 NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/fuzz", "tests/io")
 ROOT_TESTS = ("tests/netns", "tests/interop")
 COVERAGE_LEAST = 85
+TESTS_FAILED = 1  # pytest's status where it ran to the end
 
 Step = tuple[str, Callable[[], None]]
 
@@ -74,15 +75,30 @@ def steps() -> list[Step]:
         ("tests", lambda: tests(NO_ROOT_TESTS, "not root")),
     ]
     if is_root():
-        gates.append(("root", lambda: tests(ROOT_TESTS, "root")))
+        gates.append(("root", root_tests))
     gates.append(("coverage", coverage))
     return gates
 
 
 def tests(folders: Sequence[str], marked: str) -> None:
     """Run the tests of some folders under coverage, also in the programs that they start."""
-    chosen = ["-q", "-m", f"({marked}) and not bench and not slow", *folders]
-    tool("coverage", "run", "-m", "pytest", *chosen)
+    tool("coverage", "run", "-m", "pytest", *chosen(folders, marked))
+
+
+def root_tests() -> None:
+    """Real daemons keep real time: what fails on a busy machine may try once more, and is told."""
+    arguments = ["coverage", "run", "-m", "pytest", *chosen(ROOT_TESTS, "root")]
+    status = run_tool(*arguments)
+    if status == TESTS_FAILED:
+        print("== once more, those that failed; one that passes now was too sensitive", flush=True)
+        status = run_tool(*arguments, "--last-failed")
+    if status != 0:
+        sys.exit(status)
+
+
+def chosen(folders: Sequence[str], marked: str) -> list[str]:
+    """pytest's arguments for the tests of some folders that belong to the gate."""
+    return ["-q", "-m", f"({marked}) and not bench and not slow", *folders]
 
 
 def coverage() -> None:
@@ -131,12 +147,18 @@ def make_environment() -> None:
     STAMP.write_text(digest.hexdigest())
 
 
-def tool(name: str, *arguments: str) -> None:
+def tool(*command: str) -> None:
     """Run a program of the environment; end with its status if it fails."""
+    status = run_tool(*command)
+    if status != 0:
+        sys.exit(status)
+
+
+def run_tool(name: str, *arguments: str) -> int:
+    """Run a program of the environment, and give back its status."""
     environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run([str(VENV / "bin" / name), *arguments], check=False, env=environment)
-    if done.returncode != 0:
-        sys.exit(done.returncode)
+    command = [str(VENV / "bin" / name), *arguments]
+    return subprocess.run(command, check=False, env=environment).returncode
 
 
 def run_step(name: str, step: Callable[[], None]) -> None:

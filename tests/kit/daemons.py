@@ -37,6 +37,7 @@ RESOLV_CONF = "# theirs\nnameserver 192.0.2.53\n"
 PATIENCE_S = 20.0
 _POLL_S = 0.02
 _CHUNK = 1 << 16
+_OCTETS_PER_S = 30 << 20  # what a transfer has at most, lest it end before it can be disturbed
 
 Toml = dict[str, object]
 
@@ -442,6 +443,7 @@ class Transfer:
                 piece = piece[: self._octets - number]
                 self._sent.update(piece)
                 connection.sendall(piece)
+                time.sleep(len(piece) / _OCTETS_PER_S)
 
     def _take(self) -> None:
         self._sink.connect(self._listening.getsockname())
