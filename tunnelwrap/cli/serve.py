@@ -23,7 +23,7 @@ from tunnelwrap.daemon.server import Server
 def serve(file: Path, *, debug: bool, quiet: bool, key_log: Path | None, pcap: Path | None) -> None:
     """Run the gateway of FILE until it is told to end (SIGTERM, Ctrl-C).
 
-    Listens on UDP 500 and 4500, TCP 4500 (RFC 9329) and TLS 443, whatever FILE says. On a TLS
+    Listens on UDP 500 and 4500, TCP 4500 (RFC 9329) and TLS 443, or where FILE says. On a TLS
     port it tells tunnels from web browsers by the first octets, and answers the latter. Forwarding
     and NAT for clients are set while it runs, and taken back at its end; also after a crash, at the
     next start. Needs root (CAP_NET_ADMIN, CAP_NET_BIND_SERVICE).

@@ -3,7 +3,6 @@
 AES-CCM, ChaCha20-Poly1305, GMAC and XCBC are not among what it knows.
 """
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -55,7 +54,6 @@ def _hexadecimal(key: bytes) -> str:
     return f"0x{key.hex()}" if key else ""
 
 
-@pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed")
 @pytest.mark.parametrize("name", KNOWN)
 def test_tshark_opens_what_we_seal(name: str, tmp_path: Path) -> None:
     suite, inner = suite_of(name, uses_esn=False), udp(301)

@@ -1,7 +1,6 @@
 """scapy and tshark read what we write; scapy writes the same octets, and we read what it writes."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address, ip_network
@@ -219,9 +218,6 @@ def test_scapy_reads_the_same_fields() -> None:
     assert (third.start_port, third.end_port) == (65535, 0)
 
 
-needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="no tshark")
-
-
 def write_pcap(file: Path, datagrams: Iterable[bytes], port: int) -> None:
     head = IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=port, dport=port)
     wrpcap(str(file), [head / Raw(octets) for octets in datagrams])
@@ -255,7 +251,6 @@ def complaints(file: Path) -> list[bool]:
 READABLE = tuple(p for p in PAYLOADS if not isinstance(p, Certificate))
 
 
-@needs_tshark
 def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
     """Each payload by itself, and all in one message."""
     file = tmp_path / "ike.pcap"
@@ -265,7 +260,6 @@ def test_tshark_finds_nothing_malformed(tmp_path: Path) -> None:
     assert complaints(file) == [False] * len(values)
 
 
-@needs_tshark
 @pytest.mark.parametrize("at", [38, 131, 397])  # size of a proposal's SPI, of KE, of D's SPIs
 def test_tshark_would_find_what_is_malformed(at: int, tmp_path: Path) -> None:
     """Proof that the judge above can say no."""
@@ -276,7 +270,6 @@ def test_tshark_would_find_what_is_malformed(at: int, tmp_path: Path) -> None:
     assert complaints(file) == [True]
 
 
-@needs_tshark
 def test_tshark_sees_the_same_chain(tmp_path: Path) -> None:
     file = tmp_path / "chain.pcap"
     value = message(*READABLE)
@@ -291,7 +284,6 @@ def test_tshark_sees_the_same_chain(tmp_path: Path) -> None:
     assert seen == [payload_type_of(payload) for payload in READABLE]
 
 
-@needs_tshark
 def test_tshark_sees_the_same_proposals(tmp_path: Path) -> None:
     file = tmp_path / "sa.pcap"
     write_pcap(file, [message(PAYLOADS[0]).encode()], 500)
@@ -313,7 +305,6 @@ def test_tshark_sees_the_same_proposals(tmp_path: Path) -> None:
     ]
 
 
-@needs_tshark
 def test_tshark_sees_the_same_selectors(tmp_path: Path) -> None:
     file = tmp_path / "ts.pcap"
     networks = [
@@ -336,7 +327,6 @@ def test_tshark_sees_the_same_selectors(tmp_path: Path) -> None:
     ]
 
 
-@needs_tshark
 def test_tshark_sees_the_same_notifies_and_deletes(tmp_path: Path) -> None:
     file = tmp_path / "notify.pcap"
     value = message(*(p for p in PAYLOADS if isinstance(p, Notify | Delete)))
@@ -350,7 +340,6 @@ def test_tshark_sees_the_same_notifies_and_deletes(tmp_path: Path) -> None:
     assert row[4] == "c0ffee03,c0ffee04"
 
 
-@needs_tshark
 def test_tshark_reads_a_certificate(tmp_path: Path) -> None:
     """One of strongSwan's, in a message of ours."""
     (case,) = [c for c in load("strongswan") if c["name"] == "certificates: IKE_AUTH request 1"]
@@ -366,7 +355,6 @@ def test_tshark_reads_a_certificate(tmp_path: Path) -> None:
     assert "client" in row[3]
 
 
-@needs_tshark
 def test_tshark_tells_ike_esp_and_keepalives_apart(tmp_path: Path) -> None:
     """What travels on port 4500. RFC 3948 §2."""
     file = tmp_path / "natt.pcap"
