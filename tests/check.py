@@ -31,6 +31,8 @@ PACKAGES = {
     "openssl": "a second opinion on TLS",
     "tcpdump": "captures",
     "tshark": "a second opinion on what is captured",
+    "user-mode-linux": "a kernel that has ESP",
+    "kmod": "its modules",
     "debootstrap": "a newer Debian in a folder, for newer peers",
     "charon-systemd": "strongSwan, as a peer",
     "strongswan-swanctl": "strongSwan's commands",
@@ -42,6 +44,7 @@ PACKAGES = {
 
 NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/fuzz", "tests/io")
 ROOT_TESTS = ("tests/netns", "tests/interop")
+KERNEL_TESTS = "tests/kernel"
 LOSSLESS = "tests/interop/test_rekey.py"
 COVERAGE_LEAST = 85
 TESTS_FAILED = 1  # pytest's status where it ran to the end
@@ -77,6 +80,7 @@ def steps() -> list[Step]:
     ]
     if is_root():
         gates.append(("root", root_tests))
+        gates.append(("kernel", kernel_tests))
     gates.append(("coverage", coverage))
     return gates
 
@@ -100,6 +104,12 @@ def root_tests() -> None:
         status = run_tool(*arguments, "--last-failed")
     if status != 0:
         sys.exit(status)
+
+
+def kernel_tests() -> None:
+    """Run what needs the kernel's ESP under a kernel that has it."""
+    arguments = ["coverage", "run", "-m", "pytest", *chosen([KERNEL_TESTS], "kernel")]
+    tool("python", "-m", "tests.kit.kernel", "--timeout", "900", "--", *arguments)
 
 
 def chosen(folders: Sequence[str], marked: str) -> list[str]:

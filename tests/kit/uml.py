@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.kit.kernel import BOOT, MOUNTS
 from tests.kit.strongswan import wait_until
 from tests.kit.trixie import Trixie
 
@@ -26,11 +27,7 @@ BOOT_TIMEOUT_S = 30.0
 # it writes out at their end. The loop stops when the console's other end is closed.
 _INIT = """#!/bin/bash
 export PATH=/usr/sbin:/usr/bin HOME=/root LANG=C.UTF-8
-mount -t proc none /proc
-mount -t sysfs none /sys
-mount -t devtmpfs none /dev
-mount -t tmpfs none /run
-exec </dev/tty0 >/dev/tty0 2>&1
+@MOUNTS@exec </dev/tty0 >/dev/tty0 2>&1
 stty raw -echo
 ip link set lo up
 cd "${0%/*}"
@@ -53,8 +50,8 @@ class Guest:
     def __init__(self, root: Trixie, namespace: str, device: str, directory: Path) -> None:
         self.directory = directory
         self._command = root.command(
-            *("linux.uml", "mem=256M", "rootfstype=hostfs", "rootflags=/", "rw", "quiet"),
-            *("con=null", "con0=fd:0,fd:1", "ssl=null", "panic=-1", f"init={directory}/init"),
+            *("linux.uml", "mem=256M", *BOOT, "con0=fd:0,fd:1", "panic=-1"),
+            f"init={directory}/init",
             f"vec0:transport=raw,ifname={device},depth=64",
             namespace=namespace,
             folders=[directory],
@@ -78,7 +75,7 @@ class Guest:
         """Boot, and wait until it takes commands."""
         self.directory.mkdir(parents=True, exist_ok=True)
         init = self.directory / "init"
-        init.write_text(_INIT)
+        init.write_text(_INIT.replace("@MOUNTS@", MOUNTS))
         init.chmod(0o755)
         with (self.directory / "console.log").open("wb") as console:
             self._process = subprocess.Popen(
