@@ -218,6 +218,15 @@ class Unsupported(DataPlaneError):
     """The kernel or the library lacks what is asked for."""
 
 
+class KernelRefused(DataPlaneError):
+    """The kernel would not; ``number`` is its errno."""
+
+    def __init__(self, operation: str, number: int, cause: str) -> None:
+        super().__init__(f"{operation}: {cause}")
+        self.operation = operation
+        self.number = number
+
+
 class HostNetError(TunnelwrapError):
     """An address, route, rule or resolver could not be changed."""
 
