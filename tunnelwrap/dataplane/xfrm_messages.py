@@ -139,7 +139,7 @@ class XfrmMessage(nlmsg):
     class user_offload(nla):  # noqa: N801
         """struct xfrm_user_offload."""
 
-        fields = (("value", "iB"),)
+        fields = (("value", "iB3s"),)
 
 
 class UserSa(XfrmMessage):

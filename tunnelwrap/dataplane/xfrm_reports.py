@@ -353,8 +353,8 @@ def _output_mark(message: XfrmMessage) -> Mark | None:
     return None if value is None else Mark(value, mask)
 
 
-def _offload(fields: tuple[int, int] | None) -> Offload | None:
+def _offload(fields: tuple[int, int, bytes] | None) -> Offload | None:
     if fields is None:
         return None
-    ifindex, flags = fields
+    ifindex, flags, _ = fields
     return Offload(ifindex, bool(flags & OFFLOAD_INBOUND), bool(flags & OFFLOAD_PACKET))

@@ -223,6 +223,8 @@ def _replay_attribute(replay: Replay) -> _Attribute:
 
 def _ring(replay: Replay) -> int:
     """The kernel's bitmap: bit n for the sequence numbers n + 1 modulo the window."""
+    if replay.window == 0:
+        return 0
     newest = (replay.inbound - 1) % replay.window
     bits = (n for n in range(replay.window) if replay.seen >> n & 1)
     return sum(1 << (newest - n) % replay.window for n in bits)
@@ -232,9 +234,9 @@ def _encapsulation(encap: Encapsulation) -> tuple[int, bytes, bytes, bytes]:
     return encap.kind, _port(encap.source_port), _port(encap.destination_port), b""
 
 
-def _offload(offload: Offload) -> tuple[int, int]:
+def _offload(offload: Offload) -> tuple[int, int, bytes]:
     inbound = OFFLOAD_INBOUND if offload.is_inbound else 0
-    return offload.ifindex, inbound | (OFFLOAD_PACKET if offload.is_whole_packet else 0)
+    return offload.ifindex, inbound | (OFFLOAD_PACKET if offload.is_whole_packet else 0), b""
 
 
 def _marks(mark: Mark | None, if_id: int) -> list[_Attribute]:

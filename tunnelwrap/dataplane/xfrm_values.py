@@ -137,7 +137,11 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When an SA or a policy has lived enough; ``None`` is never. Soft limits only tell."""
+    """When an SA or a policy has lived enough; ``None`` is never. Soft limits only tell.
+
+    The kernel looks before each packet: a limit of n packets is noticed by packet n + 1, which a
+    hard one does not let through.
+    """
 
     soft_octets: int | None = None
     hard_octets: int | None = None
