@@ -33,6 +33,7 @@ PACKAGES = {
     "tshark": "a second opinion on what is captured",
     "user-mode-linux": "a kernel that has ESP",
     "kmod": "its modules",
+    "netbase": "the names of protocols, for iproute2",
     "debootstrap": "a newer Debian in a folder, for newer peers",
     "charon-systemd": "strongSwan, as a peer",
     "strongswan-swanctl": "strongSwan's commands",

@@ -1,6 +1,9 @@
 """SAs in the kernel: written and read as ``ip xfrm state`` does, allocated, moved on, refused."""
 
 import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -8,7 +11,7 @@ import pytest
 
 from tests.kernel.iproute import ip
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.dataplane.netlink import XfrmSocket
+from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
 from tunnelwrap.dataplane.xfrm_values import (
     Algorithm,
     Algorithms,
@@ -262,8 +265,27 @@ def test_a_refusal_names_the_cause(xfrm: XfrmSocket) -> None:
     assert KEY.reveal().hex() not in f"{twice!r}{lacking!r}{other!r}"
 
 
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_without_the_right_nothing_is_done_nor_heard(xfrm: XfrmSocket) -> None:
+    with as_nobody(), XfrmSocket() as unprivileged:
+        for ask in (lambda: unprivileged.add_sa(SA), unprivileged.sas):
+            with pytest.raises(KernelRefused, match="CAP_NET_ADMIN") as raised:
+                ask()
+            assert raised.value.number == errno.EPERM
+        with pytest.raises(KernelRefused, match="CAP_NET_ADMIN"):
+            XfrmMonitor([Group.SA])
+
+
 def test_a_device_that_cannot_offload_is_no_hindrance(xfrm: XfrmSocket, uplink: str) -> None:
-    """The kernel drops the wish where the device knows nothing of it: what is read says so."""
+    """The kernel forgets the wish where the device knows nothing of it: what is read says so."""
     index = int(ip(f"-o link show {uplink}").split(":")[0])
     xfrm.add_sa(replace(SA, offload=Offload(index, is_inbound=False)))
     assert xfrm.sas() == [SA]
