@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and end the guest
     environment = dict(map(_variable, options.env))
     return run(options.command, environment, options.mem, options.timeout)
 

@@ -1,5 +1,6 @@
 """The tests' own kernel: what a command under it writes and comes to arrives here."""
 
+import signal
 import subprocess
 import sys
 
@@ -31,3 +32,13 @@ def test_the_last_words_of_a_kernel_that_died_are_told() -> None:
     done = under_kernel("--", "sh", "-c", "echo c >/proc/sysrq-trigger")
     assert b"Kernel panic" in done.stderr
     assert done.returncode == 125
+
+
+def test_no_guest_outlives_the_kit() -> None:
+    command = [sys.executable, "-m", "tests.kit.kernel", "--", "sh", "-c", "echo up; sleep 1000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as kit:
+        assert kit.stdout is not None
+        assert kit.stdout.readline() == b"up\n"
+        kit.terminate()
+        assert kit.wait(20) == 128 + signal.SIGTERM
+        assert kit.stdout.read() == b""  # at its end: the guest held it open

@@ -208,7 +208,6 @@ def _sa(info: XfrmMessage, message: XfrmMessage) -> KernelSa:
         usage=Usage(*info["curlft"]),
         failures=SaFailures(*info["stats"]),
         last_used_at=message.get_attr("XFRMA_LASTUSED") or 0,
-        report_every_packets=message.get_attr("XFRMA_REPLAY_THRESH") or 0,
     )
 
 

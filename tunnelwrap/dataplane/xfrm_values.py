@@ -8,15 +8,11 @@ wall clock, and 0 is never.
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
 
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.path import IpAddress, SocketAddress
 
 IpNetwork = IPv4Network | IPv6Network
-
-MAX_WINDOW: Final = 4096
-"""The widest replay window that the kernel keeps, in packets (XFRMA_REPLAY_ESN_MAX)."""
 
 
 class Direction(IntEnum):
@@ -167,11 +163,10 @@ class Usage:
 class Replay:
     """Sequence numbers of an SA, whole also with ESN; an SA uses one direction of them.
 
-    ``seen`` has bit n set where ``inbound - n`` was seen. With ESN the window is at least 1, also
-    for an outbound SA. RFC 4303 §3.4.3.
+    ``seen`` has bit n set where ``inbound - n`` was seen. RFC 4303 §3.4.3.
     """
 
-    window: int = 0  # packets; 0: replays are not looked for
+    window: int = 0  # packets, up to 4096; 0: replays are not looked for, which ESN cannot have
     uses_esn: bool = False
     outbound: int = 0  # of the newest packet sent
     inbound: int = 0  # of the newest packet taken
@@ -234,7 +229,7 @@ class SaFailures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelSa:
-    """An SA as the kernel has it; the last four fields are what it tells, not what it is told.
+    """An SA as the kernel has it; the last three fields are what it tells, not what it is told.
 
     ``selector`` None is any packet: of both IP versions where the mode allows that. An SA with a
     ``mark`` is found only by packets that bear it, ``output_mark`` is put on what it made, and
@@ -259,10 +254,10 @@ class KernelSa:
     tfc_padding: int = 0  # RFC 4303 §2.7: shorter packets are made that long
     mapping_interval_s: int = 0  # at most one Mapping event in that time
     sequence: int = 0  # of the Acquire that it answers
+    report_every_packets: int = field(default=0, compare=False)  # StateReport; never read back
     usage: Usage = field(default=Usage(), compare=False)
     failures: SaFailures = field(default=SaFailures(), compare=False)
     last_used_at: int = field(default=0, compare=False)
-    report_every_packets: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
