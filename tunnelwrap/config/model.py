@@ -154,6 +154,9 @@ class RetransmissionTimes(Section):
     reliable_timeout_s: Positive = _RETRANSMISSION.reliable_timeout_s
 
 
+DataPlaneName = Literal["auto", "kernel", "userspace"]
+
+
 class Connection(Section):
     """One peer, or one kind of peer."""
 
@@ -255,6 +258,7 @@ class Gateway(Section):
     cookie_threshold: Amount = _LIMITS.cookie_threshold
     child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
     redirect_to: Host | None = None
+    data_plane: DataPlaneName = "auto"
     control_socket: FileName
     state_directory: FileName
 
@@ -328,6 +332,7 @@ class Client(Section):
     tls_port: Port = 443
     tls_ca: AuthorityCertificates | None = None
     dns: bool = True
+    data_plane: DataPlaneName = "auto"
     control_socket: FileName
     state_directory: FileName
 

@@ -100,6 +100,7 @@ def open_udp(
     loop: asyncio.AbstractEventLoop,
     *,
     has_marker: bool,
+    kernel_esp: bool = False,
 ) -> UdpTransport:
     """A transport over UDP, of the same port here as there if that can be had.
 
@@ -109,16 +110,18 @@ def open_udp(
         on_error: gets what ICMP says of the peer; nothing is closed by that.
         loop: from which everything is called.
         has_marker: IKE stands behind the non-ESP marker: not on port 500.
+        kernel_esp: ESP is the kernel's affair.
 
     Raises:
         ConnectFailed: there is no route.
+        TransportError: the kernel has no ESP.
     """
     sock = _udp_socket(peer, peer.port)
     if SocketAddress.of(sock.getsockname()) == peer:  # nobody but ourselves would hear us
         sock.close()
         sock = _udp_socket(peer, 0)
     path = Path(SocketAddress.of(sock.getsockname()), peer, Carrier.UDP, has_marker)
-    return UdpTransport(sock, path, on_batch, on_error, loop)
+    return UdpTransport(sock, path, on_batch, on_error, loop, kernel_esp=kernel_esp)
 
 
 async def open_tcp(peer: SocketAddress, *, timeout_s: float = CONNECT_S) -> socket.socket:

@@ -36,8 +36,12 @@ IPV6_MTU_DISCOVER: Final = 23
 IPV6_MTU: Final = 24
 IPV6_RECVERR: Final = 25
 PMTUDISC_DONT: Final = 0
+UDP_ENCAP: Final = 100
+UDP_ENCAP_ESPINUDP: Final = 2
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
+IP_XFRM_POLICY: Final = 17
+IPV6_XFRM_POLICY: Final = 35
 SO_SNDBUFFORCE: Final = 32
 SO_RCVBUFFORCE: Final = 33
 MAX_SEGMENTS: Final = 64  # UDP_MAX_SEGMENTS of the kernels that have fewest
@@ -57,6 +61,11 @@ MTU_FRESH_S: Final = 30.0
 NARROW_MTU: Final = 1280  # where there is no route to ask: the least that IPv6 allows
 
 _INT = Struct("=i")
+_POLICY = Struct("=40xH14x64x32x8xBB6x")
+"""``struct xfrm_userpolicy_info`` of linux/xfrm.h: family | direction | action, no limits."""
+_POLICY_IN: Final = 0
+_POLICY_OUT: Final = 1
+_POLICY_ALLOW: Final = 0
 _SEGMENT = Struct("=H")
 _PKTINFO = Struct("=I4s4s")
 _PKTINFO_6 = Struct("=16sI")
@@ -161,6 +170,10 @@ class UdpTransport(_Outlet):
         on_error: gets, as ConnectFailed, what ICMP or the system says of the peer. The socket
             stays open: ICMP is easily forged, and a live IKE SA must survive it.
         loop: from which everything is called.
+        kernel_esp: ESP is the kernel's affair.
+
+    Raises:
+        TransportError: the kernel has no ESP.
     """
 
     def __init__(
@@ -170,11 +183,14 @@ class UdpTransport(_Outlet):
         on_batch: BatchCallback,
         on_error: ClosedCallback,
         loop: asyncio.AbstractEventLoop,
+        *,
+        kernel_esp: bool = False,
     ) -> None:
         self._on_batch = on_batch
         self._on_error = on_error
         self._loop = loop
         _set_by_family(sock, (IP_RECVERR, 1), (IPV6_RECVERR, 1))  # also of routers
+        _tune(sock, kernel_esp=kernel_esp, has_marker=path.has_marker)
         inner = _Socket(sock, loop, self._take, self._fail)
         super().__init__(inner, path, (), None, inner.close)
 
@@ -200,9 +216,10 @@ class UdpListener:
         on_batch: gets what arrives.
         loop: from which everything is called.
         has_marker: IKE stands behind the non-ESP marker: not on port 500.
+        kernel_esp: ESP is the kernel's affair.
 
     Raises:
-        TransportError: the address cannot be had.
+        TransportError: the address cannot be had, or the kernel has no ESP.
     """
 
     def __init__(
@@ -212,12 +229,14 @@ class UdpListener:
         loop: asyncio.AbstractEventLoop,
         *,
         has_marker: bool,
+        kernel_esp: bool = False,
     ) -> None:
         self._on_batch = on_batch
         self._has_marker = has_marker
         self._peers: OrderedDict[_Source, _Outlet] = OrderedDict()
         sock = _bound(address)
         self.address = SocketAddress.of(sock.getsockname())
+        _tune(sock, kernel_esp=kernel_esp, has_marker=has_marker)
         self._sock = _Socket(sock, loop, self._take, self._fail)
 
     def transport_for(self, path: Path) -> Transport | None:
@@ -295,7 +314,6 @@ class _Socket:
         self._waiting: deque[_Call] = deque()
         self.is_open = True
         self.time = loop.time
-        _tune(sock)
         loop.add_reader(sock, self._on_readable)
 
     def send(self, call: _Call) -> None:
@@ -437,13 +455,36 @@ def _from_there(packed: bytes) -> _Control:
     return socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO_6.pack(packed, 0)
 
 
-def _tune(sock: socket.socket) -> None:
+def _tune(sock: socket.socket, *, kernel_esp: bool, has_marker: bool) -> None:
     sock.setblocking(False)
     _set_by_family(sock, (IP_MTU_DISCOVER, PMTUDISC_DONT), (IPV6_MTU_DISCOVER, PMTUDISC_DONT))
-    with suppress(OSError):  # a kernel without it hands over one datagram at a time
-        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    if kernel_esp:
+        _leave_esp_to_kernel(sock, has_marker=has_marker)
+    else:
+        with suppress(OSError):  # a kernel without it hands over one datagram at a time
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
     _set_buffer(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER)
     _set_buffer(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER)
+
+
+def _leave_esp_to_kernel(sock: socket.socket, *, has_marker: bool) -> None:
+    """Take only IKE, and keep it clear of the policies that will be there. RFC 3948 §3.
+
+    Joined datagrams (UDP_GRO) would reach some kernels' ESP in one piece.
+    """
+    family = sock.family
+    is_v6 = family == socket.AF_INET6
+    place = (
+        (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY) if is_v6 else (socket.IPPROTO_IP, IP_XFRM_POLICY)
+    )
+    try:
+        for direction in (_POLICY_IN, _POLICY_OUT):
+            sock.setsockopt(*place, _POLICY.pack(family, direction, _POLICY_ALLOW))
+        if has_marker:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
+    except OSError as error:
+        sock.close()
+        raise TransportError(f"this kernel has no ESP over UDP: {reason_of(error)}") from error
 
 
 def _set_by_family(

@@ -207,7 +207,7 @@ WRONG = {
         " mean gateway?",
         'gateway = "a"\nxyz = 1': "client.xyz: found an unknown key, expected one of gateway,"
         " server_name, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port, tls_ca, dns,"
-        " control_socket, state_directory",
+        " data_plane, control_socket, state_directory",
         'gateway = "a"\ncarriers = ["udp", "pigeon"]': "client.carriers[1]: found 'pigeon',"
         " expected one of udp, tcp, tls",
         'gateway = "a"\ncarriers = []': "client.carriers: found a list, expected at least one"
