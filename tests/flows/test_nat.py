@@ -6,10 +6,12 @@ import pytest
 
 from tests.flows.scripted import ScriptedInitiator
 from tests.kit.pair import Pair, Wire, address
-from tests.kit.policies import client, gateway, quiet
+from tests.kit.policies import client, gateway, quiet, selectors
 from tunnelwrap.iana import ExchangeType
+from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.outputs import Closed, Established
-from tunnelwrap.path import Carrier, Path
+from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.path import Carrier, Path, SocketAddress
 from tunnelwrap.wire.message import IkeHeader
 
 FIRST, SECOND = address("203.0.113.9", 1024), address("203.0.113.10", 2048)
@@ -152,3 +154,33 @@ def test_c11_esp_alone_can_resume_a_session_on_a_new_stream() -> None:
     elsewhere = Path(pair.path.peer, SECOND, Carrier.TCP, id=7)
     pair.do(pair.r, lambda endpoint, sa, now: endpoint.esp_from(sa, elsewhere, now))
     assert reached(pair) == SECOND
+
+
+# --- transport mode ---------------------------------------------------------------------------
+
+
+def in_transport(policy: ConnectionPolicy) -> ConnectionPolicy:
+    child = replace(policy.child, mode=Mode.TRANSPORT, ts_local=(), ts_peer=())
+    return replace(quiet(policy), child=child)
+
+
+@pytest.mark.rfc("7296", "2.23.1")
+@pytest.mark.parametrize("rekeyer", ["none", "i", "r"])
+def test_each_side_has_transport_mode_between_the_addresses_that_it_sees(rekeyer: str) -> None:
+    pair = Pair(in_transport(client()), in_transport(gateway()), Wire(nat=FIRST))
+    pair.connect()
+    if rekeyer != "none":
+        host, sa = (pair.i, pair.sa_i) if rekeyer == "i" else (pair.r, pair.sa_r)
+        [spi] = host.plane.installed
+        host.endpoint.limit_reached(sa, spi, pair.now, is_hard=False)
+        pair.drain(host)
+        pair.run(20.0)
+    [ours] = pair.i.plane.installed.values()
+    [theirs] = pair.r.plane.installed.values()
+    assert ours.mode is theirs.mode is Mode.TRANSPORT
+    assert (ours.ts_local, ours.ts_peer) == selectors_between(pair.path.local, pair.path.peer)
+    assert (theirs.ts_local, theirs.ts_peer) == selectors_between(pair.path.peer, FIRST)
+
+
+def selectors_between(local: SocketAddress, peer: SocketAddress) -> tuple[object, object]:
+    return selectors(str(local.ip)), selectors(str(peer.ip))

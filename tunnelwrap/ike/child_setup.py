@@ -37,6 +37,8 @@ from tunnelwrap.wire.payloads import (
 )
 from tunnelwrap.wire.proposal import Proposal, SaPayload
 
+Selectors = tuple[TrafficSelector, ...]
+
 ANY_IPV4 = TrafficSelector.from_network(ip_network("0.0.0.0/0"))
 ANY_IPV6 = TrafficSelector.from_network(ip_network("::/0"))
 
@@ -167,12 +169,13 @@ def answer_child(
     offers, ts_i, ts_r = _essentials(message)
     configured = without_ke(policy.proposals) if in_ike_auth else policy.proposals
     chosen = choose_proposal(offers, configured)
-    ts_peer = narrow(ts_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
-    ts_local = narrow(ts_r, policy.ts_local or selectors_of(sa.local_addresses()))
+    mode, suite, spi_out = _mode(message, policy), EspSuite.from_proposal(chosen), _spi(chosen)
+    seen_i, seen_r = _behind_nats(sa, ts_i, ts_r) if mode is Mode.TRANSPORT else (ts_i, ts_r)
+    ts_peer = narrow(seen_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
+    ts_local = narrow(seen_r, policy.ts_local or selectors_of(sa.local_addresses()))
     has_more = False
     if policy.single_pair:
-        ts_peer, ts_local, has_more = narrow_to_pair((ts_i, ts_r), (ts_peer, ts_local))
-    mode, suite, spi_out = _mode(message, policy), EspSuite.from_proposal(chosen), _spi(chosen)
+        ts_peer, ts_local, has_more = narrow_to_pair((seen_i, seen_r), (ts_peer, ts_local))
     ke_payloads, shared = _answer_ke(sa, message, chosen)
     spi_in = sa.context.allocate_spi()
     agreement = Agreement(
@@ -182,8 +185,8 @@ def answer_child(
     ours = replace(chosen, spi=spi_in.to_bytes(4, "big"))
     behind: list[Payload] = [
         *ke_payloads,
-        TrafficSelectors(PayloadType.TS_I, ts_peer),
-        TrafficSelectors(PayloadType.TS_R, ts_local),
+        TrafficSelectors(PayloadType.TS_I, _as_offered(ts_peer, ts_i, seen_i)),
+        TrafficSelectors(PayloadType.TS_R, _as_offered(ts_local, ts_r, seen_r)),
     ]
     if mode is Mode.TRANSPORT:
         behind.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
@@ -244,9 +247,7 @@ def _offered_addresses(sa: IkeSa) -> tuple[TrafficSelector, ...]:
     return tuple(selector for is_wanted, selector in families if is_wanted)
 
 
-def _essentials(
-    message: Message,
-) -> tuple[tuple[Proposal, ...], tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]]:
+def _essentials(message: Message) -> tuple[tuple[Proposal, ...], Selectors, Selectors]:
     security = message.find(SaPayload)
     selectors = {ts.type: ts.selectors for ts in message.all(TrafficSelectors)}
     ts_i, ts_r = selectors.get(PayloadType.TS_I), selectors.get(PayloadType.TS_R)
@@ -259,6 +260,26 @@ def _mode(message: Message, policy: ChildPolicy) -> Mode:
     """Transport mode only where both want it. RFC 7296 §1.3.1."""
     is_wanted = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
     return Mode.TRANSPORT if is_wanted and policy.mode is Mode.TRANSPORT else Mode.TUNNEL
+
+
+def _behind_nats(sa: IkeSa, ts_i: Selectors, ts_r: Selectors) -> tuple[Selectors, Selectors]:
+    """Where the peer means itself or us, but a NAT stands between. RFC 7296 §2.23.1."""
+    return (
+        _at(ts_i, sa.path.peer.ip) if sa.nat.peer else ts_i,
+        _at(ts_r, sa.path.local.ip) if sa.nat.local else ts_r,
+    )
+
+
+def _as_offered(narrowed: Selectors, offered: Selectors, seen: Selectors) -> Selectors:
+    """The answer in the peer's own addresses. RFC 7296 §2.23.1."""
+    return narrowed if seen == offered else _at(narrowed, offered[0].start)
+
+
+def _at(selectors: Selectors, address: IpAddress) -> Selectors:
+    """Selectors of a single address, at another."""
+    if len({end for each in selectors for end in (each.start, each.end)}) != 1:
+        return selectors
+    return tuple(replace(each, start=address, end=address) for each in selectors)
 
 
 def _spi(proposal: Proposal) -> int:
