@@ -27,10 +27,11 @@ from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
 from tunnelwrap.daemon.host import Host, Inside, check_rights
+from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
-from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
+from tunnelwrap.dataplane.userspace import tun_mtu_for
 from tunnelwrap.errors import (
     AllCarriersFailed,
     ConnectFailed,
@@ -126,9 +127,15 @@ class Client:
         self._redirects: deque[float] = deque(maxlen=MAX_REDIRECTS)  # when we were sent
         self._inside: Inside | None = None  # what the host is configured for
         self._host = Host(name, self._settings.state_directory)
-        plane = UserspacePlane(self._host.tun, self._loop, self._expired, MAX_TUN_MTU)
+        listeners = Listeners(self._expired, None, self._mapped)
+        settings, policies = self._settings, [self._policy]
+        self._plane = choose_plane(
+            *(settings.data_plane, self._host.tun, MAX_TUN_MTU, listeners, policies, name)
+        )
         endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC), exports_keys=recorder.takes_keys)
-        self._driver = Driver(endpoint, plane, self._loop, self._observe, recorder=recorder)
+        self._driver = Driver(
+            endpoint, self._plane.plane, self._loop, self._observe, recorder=recorder
+        )
         self._control = ControlServer(
             self._settings.control_socket,
             {"status": self._status, "disconnect": self._disconnect},
@@ -350,7 +357,9 @@ class Client:
 
     def _open_udp(self, address: SocketAddress, *, has_marker: bool) -> UdpTransport:
         return open_udp(
-            address, self._driver.datagrams, self._lost, self._loop, has_marker=has_marker
+            *(address, self._driver.datagrams, self._lost, self._loop),
+            has_marker=has_marker,
+            kernel_esp=self._plane.kernel_esp,
         )
 
     async def _open_stream(self, rung: Rung) -> StreamTransport:
@@ -551,6 +560,9 @@ class Client:
     def _expired(self, spi_in: int, is_hard: bool) -> None:  # noqa: FBT001 (ExpireCallback)
         self._driver.expired(spi_in, is_hard)
 
+    def _mapped(self, spi_in: int, peer: SocketAddress) -> None:
+        self._driver.mapped(spi_in, peer)
+
     def _forget(self, way: Way) -> None:
         self._ways.pop(way.sa, None)
         used = {each for other in self._ways.values() for each in (other.first, other.last)}
@@ -574,7 +586,10 @@ class Client:
 
     async def _status(self) -> Answer:
         return status_of(
-            self._driver, role="client", name=self._name, gateway=self._settings.gateway
+            *(self._driver, self._plane.name),
+            role="client",
+            name=self._name,
+            gateway=self._settings.gateway,
         )
 
     async def _disconnect(self) -> Answer:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.dataplane import DataPlane, SaCounters
@@ -43,7 +43,7 @@ from tunnelwrap.ike.outputs import (
     UseOutbound,
 )
 from tunnelwrap.ike.policy import ConnectionPolicy
-from tunnelwrap.path import Datagram, IpAddress, Path
+from tunnelwrap.path import Datagram, IpAddress, Path, SocketAddress
 from tunnelwrap.transport import Transport
 from tunnelwrap.wire.esp import NAT_KEEPALIVE, NON_ESP_MARKER
 
@@ -216,6 +216,18 @@ class Driver:
                 self._endpoint.esp_from(sa, transport.path, self._loop.time())
                 self._loop.call_soon(self._drain)
                 return
+
+    def mapped(self, spi_in: int, peer: SocketAddress) -> None:
+        """A NAT has moved the peer, as its ESP shows (MappingCallback of the kernel's plane)."""
+        for sa, live in self.live.items():
+            if spi_in in live.children:
+                self._endpoint.esp_from(sa, replace(live.path, peer=peer), self._loop.time())
+                self._drain()
+                return
+
+    def plane_of(self, spi_in: int) -> str:
+        """Which data plane has a Child SA."""
+        return self._plane.name_of(spi_in)
 
     def sa_counters(self, spi_in: int) -> SaCounters:
         """What a Child SA carried."""
@@ -391,8 +403,13 @@ class Driver:
 
     def _move(self, output: MoveChildSa) -> None:
         transport = self._transport(output.path)
-        if transport is not None:
+        if transport is None:
+            return
+        try:
             self._plane.move(output.spi_in, transport)
+        except DataPlaneError as error:
+            logger.warning("Child SA %08x cannot be moved: %s", output.spi_in, error)
+            self._loop.call_soon(self.close_sa, output.sa, f"data plane: {error}")
 
     def _last_in(self, ask: AskActivity) -> float | None:
         seen = (self._plane.counters(spi).last_in for spi in ask.spis_in)

@@ -24,9 +24,9 @@ from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.host import Host, check_rights
+from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
-from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.demux.listener import Listener, server_context
 from tunnelwrap.errors import (
     ControlError,
@@ -88,7 +88,10 @@ class Server:
         state = file.gateway.state_directory
         self._host = Host(name, state)
         self._leases = Leases(state / "leases.sqlite", self._pools)
-        plane = UserspacePlane(self._host.tun, self._loop, self._expired, TUN_MTU, self._elsewhere)
+        listeners = Listeners(self._expired, self._elsewhere, self._mapped)
+        self._plane = choose_plane(
+            *(file.gateway.data_plane, self._host.tun, TUN_MTU, listeners, self._policies, name)
+        )
         endpoint = Endpoint(
             os.urandom,
             _wall_clock,
@@ -98,7 +101,9 @@ class Server:
             exports_keys=recorder.takes_keys,
         )
         endpoint.redirect_newcomers(file.gateway.redirect_to)
-        self._driver = Driver(endpoint, plane, self._loop, self._observe, self._lease, recorder)
+        self._driver = Driver(
+            endpoint, self._plane.plane, self._loop, self._observe, self._lease, recorder
+        )
         self._driver.find_udp_by(self._udp_transport)
         self._udp: list[UdpListener] = []
         self._streams: list[Listener] = []
@@ -192,7 +197,11 @@ class Server:
             for port, has_marker in ((settings.udp_ike_port, False), (settings.udp_nat_port, True)):
                 where = SocketAddress(address, port)
                 self._udp.append(
-                    UdpListener(where, self._driver.datagrams, self._loop, has_marker=has_marker)
+                    UdpListener(
+                        *(where, self._driver.datagrams, self._loop),
+                        has_marker=has_marker,
+                        kernel_esp=self._plane.kernel_esp,
+                    )
                 )
 
     def _udp_transport(self, path: Path) -> Transport | None:
@@ -251,6 +260,9 @@ class Server:
     def _elsewhere(self, spi_in: int, transport: Transport) -> None:
         self._driver.esp_from(spi_in, transport)
 
+    def _mapped(self, spi_in: int, peer: SocketAddress) -> None:
+        self._driver.mapped(spi_in, peer)
+
     def _observe(self, fact: Fact) -> None:
         match fact:
             case Established():
@@ -298,7 +310,12 @@ class Server:
 
     async def _status(self) -> Answer:
         streams = sum((each.counters for each in self._streams), Counter[str]())
-        return status_of(self._driver, role="gateway", name=self._name, streams=dict(streams))
+        return status_of(
+            *(self._driver, self._plane.name),
+            role="gateway",
+            name=self._name,
+            streams=dict(streams),
+        )
 
     async def _disconnect(self) -> Answer:
         self.stop()

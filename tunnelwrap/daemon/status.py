@@ -6,20 +6,19 @@ from collections.abc import Iterable
 from tunnelwrap.daemon.driver import Driver, LiveSa
 from tunnelwrap.ike.child_sa import ChildSa
 
-DATA_PLANE = "userspace"
 
-
-def status_of(driver: Driver, **facts: object) -> dict[str, object]:
+def status_of(driver: Driver, data_plane: str, **facts: object) -> dict[str, object]:
     """The status of a daemon.
 
     Args:
         driver: knows the IKE SAs.
+        data_plane: which it has.
         facts: what the daemon adds of its own.
     """
     now = asyncio.get_running_loop().time()
     return {
         **facts,
-        "data_plane": DATA_PLANE,
+        "data_plane": data_plane,
         "ike_sas": [_ike_sa(driver, live, now) for live in driver.live.values()],
         "counters": dict(sorted(driver.all_counters().items())),
     }
@@ -48,6 +47,7 @@ def _child_sa(driver: Driver, child: ChildSa, now: float) -> dict[str, object]:
     last_in = counters.last_in
     return {
         "state": "INSTALLED",
+        "data_plane": driver.plane_of(child.spi_in),
         "spi_in": f"{child.spi_in:08x}",
         "spi_out": f"{child.spi_out:08x}",
         "esp_suite": str(child.suite),

@@ -23,6 +23,19 @@ class SaCounters:
     last_in: float | None = None  # monotonic seconds of the newest authentic packet
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a Child SA is, when it goes from one plane to another. RFC 4303 §2.2, §3.4.3.
+
+    ``seen`` has bit n set where sequence number ``inbound - n`` was seen.
+    """
+
+    outbound: int  # sequence number behind which to go on
+    inbound: int  # the newest that was taken
+    seen: int
+    counters: SaCounters
+
+
 ExpireCallback = Callable[[int, bool], None]
 """Called with (spi_in, is_hard) once when a limit of SaLimits is reached."""
 
@@ -46,13 +59,20 @@ class DataPlane(Protocol):
         """Send through this Child SA from now on, in place of an older one with its selectors."""
 
     def move(self, spi_in: int, transport: Transport) -> None:
-        """Send the packets of a Child SA by another transport; sequence numbers go on."""
+        """Send the packets of a Child SA by another transport; sequence numbers go on.
+
+        Raises:
+            DataPlaneError: it cannot be had there.
+        """
 
     def remove(self, spi_in: int) -> None:
         """Forget a Child SA and its keys; unknown is no error."""
 
     def counters(self, spi_in: int) -> SaCounters:
         """The counters of an installed Child SA (all zero if unknown)."""
+
+    def name_of(self, spi_in: int) -> str:
+        """Which plane has a Child SA: "kernel", "userspace", or nothing if it is unknown."""
 
     @property
     def drops(self) -> dict[str, int]:

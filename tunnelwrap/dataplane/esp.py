@@ -150,6 +150,15 @@ class ReplayWindow:
         self._uses_esn = uses_esn
         self.top = 0
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """The right edge, and the bitmap: bit n is set where ``top - n`` was seen."""
+        return self.top, self._bitmap
+
+    def resume(self, top: int, seen: int) -> None:
+        """Go on where another plane's window was."""
+        self.top, self._bitmap = top, seen & self._mask
+
     def locate(self, low: int) -> int:
         """The whole sequence number for its low half, or 0: seen, too old or impossible."""
         sequence = self._infer(low) if self._uses_esn else low

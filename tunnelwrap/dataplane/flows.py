@@ -11,26 +11,17 @@ from ipaddress import IPv4Network, IPv6Network
 from itertools import product
 from typing import Final
 
+from tunnelwrap.dataplane.xfrm_values import PortMask, Selector
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.wire.payloads import TrafficSelector
 
+ANY_PORT: Final = PortMask()
 MAX_FLOWS: Final = 512
 """Policies that one Child SA may need in a direction."""
 
 _ALL_PORTS: Final = 0xFFFF
 _ICMP: Final = frozenset({1, 58})
 _TYPE_SHIFT: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class PortMask:
-    """The ports that are ``value`` where ``mask`` has ones; (0, 0) are all."""
-
-    value: int
-    mask: int
-
-
-ANY_PORT: Final = PortMask(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +33,15 @@ class KernelFlow:
     protocol: int  # 0: any
     local_port: PortMask
     peer_port: PortMask
+
+    def selector(self, *, is_outbound: bool) -> Selector:
+        """What packets of this flow look like that go out, or that come in."""
+        if is_outbound or self.protocol in _ICMP:
+            ports = self.local_port, self.peer_port
+        else:
+            ports = self.peer_port, self.local_port
+        ends = (self.local, self.peer) if is_outbound else (self.peer, self.local)
+        return Selector(*ends, self.protocol, *ports)
 
     @property
     def breadth(self) -> int:

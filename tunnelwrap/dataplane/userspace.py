@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.dataplane import ElsewhereCallback, ExpireCallback, SaCounters
+from tunnelwrap.dataplane import ElsewhereCallback, ExpireCallback, Progress, SaCounters
 from tunnelwrap.dataplane.esp import (
     DUMMY,
     IPV4,
@@ -89,9 +89,12 @@ class _Pair:
         "outbound",
         "selectors",
         "transport",
+        "window",
     )
 
-    def __init__(self, child: ChildSa, transport: Transport, drops: Counter[str]) -> None:
+    def __init__(
+        self, child: ChildSa, transport: Transport, drops: Counter[str], progress: Progress | None
+    ) -> None:
         suite, uses_esn = child.suite, child.uses_esn
         self.child = child
         self.transport = transport
@@ -102,6 +105,11 @@ class _Pair:
         )
         self.selectors = InboundSelectors(child.ts_local, child.ts_peer)
         self.counters = SaCounters()
+        if progress is not None:
+            self.outbound.skip_to(progress.outbound)
+            window.resume(progress.inbound, progress.seen)
+            self.counters = progress.counters
+        self.window = window
         self.has_told_soft = False
         self.is_stopped = False
         self.max_datagram = 0
@@ -161,8 +169,17 @@ class UserspacePlane:
         """Packets dropped, by cause."""
         return dict(self._drops)
 
-    def install(self, child: ChildSa, transport: Transport, *, use_outbound: bool) -> None:
+    def install(
+        self,
+        child: ChildSa,
+        transport: Transport,
+        *,
+        use_outbound: bool,
+        progress: Progress | None = None,
+    ) -> None:
         """Take a Child SA into use; outbound only if asked, inbound at once.
+
+        ``progress`` is how far it is, if it comes from another plane.
 
         Raises:
             DataPlaneError: ``spi_in`` is taken, or the suite or mode is unknown here.
@@ -172,7 +189,7 @@ class UserspacePlane:
         if child.mode is not Mode.TUNNEL:
             raise Unsupported("transport mode needs the kernel's data plane")
         try:
-            pair = _Pair(child, transport, self._drops)
+            pair = _Pair(child, transport, self._drops, progress)
         except UsageError as error:
             raise Unsupported(f"no userspace ESP with {child.suite}") from error
         self._pairs[child.spi_in] = pair
@@ -193,6 +210,24 @@ class UserspacePlane:
         if pair is not None:
             pair.transport = transport
             self._count_transports()
+
+    def take_out(self, spi_in: int) -> Progress:
+        """Remove a Child SA that another plane goes on with; what waits in the TUN is sent before.
+
+        Raises:
+            UsageError: there is no such Child SA.
+        """
+        pair = self._pairs.get(spi_in)
+        if pair is None:
+            raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
+        self._on_readable()
+        self.remove(spi_in)
+        inbound, seen = pair.window.state
+        return Progress(pair.outbound.sequence, inbound, seen, pair.counters)
+
+    def name_of(self, spi_in: int) -> str:
+        """Whose Child SA it is."""
+        return "userspace" if spi_in in self._pairs else ""
 
     def remove(self, spi_in: int) -> None:
         """Forget a Child SA and its keys; unknown is no error."""

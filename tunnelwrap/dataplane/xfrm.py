@@ -1,42 +1,58 @@
 """The kernel's XFRM as data plane: packets over UDP never reach this process. RFC 4301 §4.4.
 
-A Child SA is two states; policies say whose packets take them. All Child SAs with the same traffic
-selectors share a request ID, which the policies for what comes in ask for: while an SA is replaced,
-both may bring packets. What goes out is told by SPI, so that a rekey switches at one instant.
+A Child SA is two SAs in the kernel; policies say whose packets take them. Child SAs with the same
+traffic selectors share a request ID, which the policies for what comes in ask for: while one
+replaces the other, both may bring packets. What goes out is told by SPI, so that a rekey switches
+at one instant.
 
-    install        inbound state, policies in and fwd
-    use_outbound   outbound state, policies out
-    move           states with other addresses; sequence numbers go on
+    install        inbound SA, policies in and fwd
+    use_outbound   outbound SA, policies out
+    move           SAs with other addresses; sequence numbers go on
     remove         all of it, or the policies go to the next older Child SA
 
 The high half of a request ID is the tag of this instance: what a killed run has left is found by it
 and removed at the next start, and nothing else is.
-Owns: the netlink socket, and every state and policy with our tag.
+Owns: the netlink sockets, and every SA and policy with our tag.
 """
 
 import asyncio
 import logging
+import os
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Final
 from zlib import crc32
 
-from tunnelwrap.dataplane import ExpireCallback, SaCounters
+from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.dataplane import ExpireCallback, Progress, SaCounters
 from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
-from tunnelwrap.dataplane.netlink import (
+from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
+from tunnelwrap.dataplane.xfrm_suite import esp_algorithms
+from tunnelwrap.dataplane.xfrm_values import (
     Direction,
     Encapsulation,
+    Event,
     Expire,
     KernelPolicy,
     KernelSa,
+    Limits,
     Mapping,
+    PolicyFlag,
+    Replay,
+    SaFlag,
+    SaId,
     Template,
-    XfrmSocket,
+    Usage,
+    XfrmMode,
 )
-from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
-from tunnelwrap.ike.child_sa import ChildSa, Mode
+from tunnelwrap.errors import DataPlaneError, KernelRefused, Unsupported, UsageError
+from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys
 from tunnelwrap.path import IpAddress, SocketAddress
 from tunnelwrap.transport import Transport
 
@@ -44,20 +60,40 @@ FIRST_PRIORITY: Final = 10_000
 """Of policies; behind it the narrower come first."""
 
 SKIPPED: Final = 1024
-"""Sequence numbers left out when an outbound state is replaced, for packets sent meanwhile."""
+"""Sequence numbers left out when an outbound SA is replaced, for packets sent meanwhile."""
 
+_STATISTICS: Final = Path("/proc/net/xfrm_stat")
+_MODES: Final = {Mode.TUNNEL: XfrmMode.TUNNEL, Mode.TRANSPORT: XfrmMode.TRANSPORT}
 _TAG_SHIFT: Final = 16
 _FIRST_TAG: Final = 0x7400
 _TAGS: Final = 0x0400
+_NOWHERE: Final = IPv4Address("192.0.2.254")  # TEST-NET-1, RFC 5737
+_HIGH_SPI: Final = 0x8000_0000
+_WIDE_WINDOW: Final = 1024
+_MOST_REQUEST_IDS: Final = 0xFFFF
 
 MappingCallback = Callable[[int, SocketAddress], None]
-"""Called with spi_in and from where the peer's packets come now (a NAT has changed its mind)."""
+"""Called with spi_in and from where the peer's packets come now: a NAT has moved it."""
 
 _log = logging.getLogger(__name__)
 
 
+def why_not(suites: Iterable[EspSuite]) -> str | None:
+    """Why the kernel cannot be the data plane for all of these suites; None: it can.
+
+    It is asked to take an SA of each, which leads nowhere and is deleted at once.
+    """
+    try:
+        with XfrmSocket() as xfrm:
+            for suite in suites:
+                _try_out(xfrm, suite)
+    except DataPlaneError as error:
+        return str(error)
+    return None
+
+
 def tag_of(instance: str) -> int:
-    """What marks the states and policies of an instance."""
+    """What marks the SAs and policies of an instance."""
     return _FIRST_TAG + crc32(instance.encode()) % _TAGS
 
 
@@ -84,9 +120,21 @@ class _Pair:
     flows: list[KernelFlow]
     ends: Ends
     request_id: int
+    progress: Progress | None  # of what it was in another plane
     has_outbound: bool = False
+    has_told_soft: bool = False
     packets_in: int = 0  # when it was last asked for
     last_in: float | None = None
+
+    @property
+    def inbound(self) -> SaId:
+        """Where packets come to."""
+        return SaId(self.ends.local.ip, self.child.spi_in)
+
+    @property
+    def outbound(self) -> SaId:
+        """Where packets go to."""
+        return SaId(self.ends.peer.ip, self.child.spi_out)
 
 
 class KernelPlane:
@@ -99,7 +147,7 @@ class KernelPlane:
         on_mapping: called likewise.
 
     Raises:
-        DataPlaneError: the kernel has no XFRM, or we no right to it.
+        DataPlaneError: the kernel has no XFRM, or we have no right to it.
     """
 
     def __init__(
@@ -109,16 +157,409 @@ class KernelPlane:
         on_expire: ExpireCallback,
         on_mapping: MappingCallback,
     ) -> None:
-        self._tag = tag
         self._loop = loop
         self._on_expire = on_expire
         self._on_mapping = on_mapping
         self._xfrm = XfrmSocket()
-        self._events = XfrmSocket()
+        self._monitor = XfrmMonitor([Group.EXPIRE, Group.MAPPING])
         self._pairs: dict[int, _Pair] = {}
         self._policies = _Policies(self._xfrm)
         self._request_ids = _RequestIds(tag)
-        self._statistics = read_statistics()
-        self._clean_up()
-        self._events.listen((Expire, Mapping))
-        loop.add_reader(self._events.fileno(), self._on_event)
+        self._statistics = _read_statistics()
+        _remove_left_behind(self._xfrm, tag)
+        loop.add_reader(self._monitor.fileno(), self._on_events)
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
+        now, before = _read_statistics(), self._statistics
+        return {name: n - before.get(name, 0) for name, n in now.items() if n > before.get(name, 0)}
+
+    def install(
+        self,
+        child: ChildSa,
+        transport: Transport,
+        *,
+        use_outbound: bool,
+        progress: Progress | None = None,
+    ) -> None:
+        """Take a Child SA into use; outbound only if asked, inbound at once.
+
+        ``progress`` is how far it is, if it comes from another plane.
+
+        Raises:
+            DataPlaneError: the kernel refuses it; then nothing of it is left there.
+        """
+        if child.spi_in in self._pairs:
+            raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
+        flows = kernel_flows(child.ts_local, child.ts_peer)
+        request_id = self._request_ids.take(child)
+        pair = _Pair(child, flows, Ends.of(transport), request_id, progress)
+        self._pairs[child.spi_in] = pair
+        try:
+            self._add_inbound(_inbound_sa(pair), progress)
+            for direction in _inbound_directions(child):
+                self._policies.hold(pair, direction)
+            if use_outbound:
+                self.use_outbound(child.spi_in)
+        except DataPlaneError:
+            self.remove(child.spi_in)
+            raise
+
+    def use_outbound(self, spi_in: int) -> None:
+        """Send through this Child SA from now on, in place of an older one with its selectors."""
+        pair = self._pairs.get(spi_in)
+        if pair is None:
+            raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
+        if not pair.has_outbound:
+            self._add_outbound(_outbound_sa(pair), pair.progress)
+            pair.has_outbound = True
+        self._policies.hold(pair, Direction.OUT)
+
+    def move(self, spi_in: int, transport: Transport) -> None:
+        """Send the packets of a Child SA by another path; sequence numbers go on."""
+        pair, ends = self._pairs.get(spi_in), Ends.of(transport)
+        if pair is None or ends == pair.ends:
+            return
+        old, pair.ends = copy(pair), ends
+        self._replace(old.inbound, _inbound_sa(pair), skipped=0)
+        for direction in _inbound_directions(pair.child):
+            self._policies.refresh(pair, direction)
+        if pair.has_outbound:
+            self._replace(old.outbound, _outbound_sa(pair), skipped=SKIPPED)
+            self._policies.refresh(pair, Direction.OUT)
+
+    def take_out(self, spi_in: int) -> Progress:
+        """Remove a Child SA that another plane goes on with.
+
+        Raises:
+            UsageError: there is no such Child SA.
+        """
+        pair = self._pairs.get(spi_in)
+        if pair is None:
+            raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
+        self._policies.release(pair, Direction.OUT)  # nothing is sent any more
+        counters = self.counters(spi_in)
+        inbound, outbound = self._xfrm.find_sa(pair.inbound), self._xfrm.find_sa(pair.outbound)
+        self.remove(spi_in)
+        taken = inbound.replay if inbound is not None else Replay()
+        sent = outbound.replay.outbound + SKIPPED if outbound is not None else 0
+        return Progress(sent, taken.inbound, taken.seen, counters)
+
+    def name_of(self, spi_in: int) -> str:
+        """Whose Child SA it is."""
+        return "kernel" if spi_in in self._pairs else ""
+
+    def remove(self, spi_in: int) -> None:
+        """Forget a Child SA and its keys; unknown is no error."""
+        pair = self._pairs.pop(spi_in, None)
+        if pair is None:
+            return
+        for direction in Direction:
+            self._policies.release(pair, direction)
+        self._delete(pair.inbound)
+        if pair.has_outbound:
+            self._delete(pair.outbound)
+        self._request_ids.give_back(pair.child)
+
+    def counters(self, spi_in: int) -> SaCounters:
+        """The counters of an installed Child SA (all zero if unknown)."""
+        pair = self._pairs.get(spi_in)
+        if pair is None:
+            return SaCounters()
+        inbound = self._xfrm.find_sa(pair.inbound)
+        outbound = self._xfrm.find_sa(pair.outbound) if pair.has_outbound else None
+        found = SaCounters(last_in=pair.last_in)
+        if outbound is not None:
+            found.octets_out, found.packets_out = outbound.usage.octets, outbound.usage.packets
+        if inbound is not None:
+            found.octets_in, found.packets_in = inbound.usage.octets, inbound.usage.packets
+            found.last_in = pair.last_in = self._last_in(pair, inbound)
+        return found
+
+    def feed(self, transport: Transport, batch: Sequence[memoryview]) -> list[memoryview]:
+        """Give everything back: what the kernel takes does not come here."""
+        del transport
+        return list(batch)
+
+    def close(self) -> None:
+        """Remove everything, and let the kernel go."""
+        if self._monitor.fileno() >= 0:
+            self._loop.remove_reader(self._monitor.fileno())
+        for spi_in in list(self._pairs):
+            self.remove(spi_in)
+        self._monitor.close()
+        self._xfrm.close()
+
+    def _add_inbound(self, sa: KernelSa, progress: Progress | None) -> None:
+        """Add an SA that is new, or comes from another plane."""
+        if progress is None:
+            self._xfrm.add_sa(sa)
+            return
+        carried = progress.counters
+        replay = replace(sa.replay, inbound=progress.inbound, seen=progress.seen)
+        self._go_on(sa, replay, Usage(carried.octets_in, carried.packets_in))
+
+    def _add_outbound(self, sa: KernelSa, progress: Progress | None) -> None:
+        if progress is None:
+            self._xfrm.add_sa(sa)
+            return
+        carried = progress.counters
+        replay = replace(sa.replay, outbound=progress.outbound)
+        self._go_on(sa, replay, Usage(carried.octets_out, carried.packets_out))
+
+    def _go_on(self, sa: KernelSa, replay: Replay, usage: Usage) -> None:
+        """Add an SA that has carried something before."""
+        self._xfrm.add_sa(replace(sa, replay=replay))
+        self._xfrm.set_state(sa.id, replay, usage)
+
+    def _replace(self, old: SaId, new: KernelSa, *, skipped: int) -> None:
+        """Put an SA with other addresses or ports in the place of one.
+
+        Both are there for a moment, unless the kernel would take them for the same; then a packet
+        that comes in between is lost.
+        """
+        former = self._xfrm.find_sa(old)
+        if former is None:  # it has reached a limit, and its end is told
+            return
+        if new.id == old and new.source == former.source:
+            self._xfrm.update_sa(new)
+            return
+        sent = min(former.replay.outbound + skipped, _last_sequence(new))
+        replay = replace(former.replay, outbound=sent)
+        if new.id == old:
+            self._delete(old)
+        self._go_on(new, replay, former.usage)
+        if new.id != old:
+            self._delete(old)
+
+    def _delete(self, sa: SaId) -> None:
+        """Delete an SA; one that reached a hard limit is gone already."""
+        try:
+            self._xfrm.delete_sa(sa)
+        except KernelRefused as error:
+            _log.warning("left in the kernel: %s", error)
+
+    def _last_in(self, pair: _Pair, inbound: KernelSa) -> float | None:
+        """When the peer's newest packet came: as the kernel knows, or between now and last time."""
+        if inbound.usage.packets == pair.packets_in:
+            return pair.last_in
+        pair.packets_in = inbound.usage.packets
+        wall = time.time()  # noqa: TID251 -- the kernel tells times of the wall clock
+        ago = wall - inbound.last_used_at if inbound.last_used_at else 0.0
+        return self._loop.time() - max(ago, 0.0)
+
+    def _on_events(self) -> None:
+        for event in self._monitor.read():
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, Expire):
+            pair = self._pair_of(event.sa.id)
+            if pair is not None and (event.is_hard or not pair.has_told_soft):
+                pair.has_told_soft = True
+                self._on_expire(pair.child.spi_in, event.is_hard)
+        elif isinstance(event, Mapping):
+            pair = self._pair_of(event.id)
+            if pair is not None:
+                self._on_mapping(pair.child.spi_in, event.new)
+
+    def _pair_of(self, sa: SaId) -> _Pair | None:
+        pair = self._pairs.get(sa.spi)
+        if pair is not None and pair.inbound == sa:
+            return pair
+        return next((each for each in self._pairs.values() if each.outbound == sa), None)
+
+
+class _Policies:
+    """Who has each flow: the newest Child SA that asked for it; others wait behind it."""
+
+    __slots__ = ("_holders", "_xfrm")
+
+    def __init__(self, xfrm: XfrmSocket) -> None:
+        self._xfrm = xfrm
+        self._holders: dict[tuple[KernelFlow, Direction], list[_Pair]] = {}
+
+    def hold(self, pair: _Pair, direction: Direction) -> None:
+        """Give the flows of a Child SA to it.
+
+        Raises:
+            DataPlaneError: somebody else has a policy for one.
+        """
+        for flow in pair.flows:
+            holders = self._holders.setdefault((flow, direction), [])
+            is_new = not holders
+            if pair in holders:
+                holders.remove(pair)
+            holders.append(pair)
+            self._show(flow, direction, pair, is_new=is_new)
+
+    def refresh(self, pair: _Pair, direction: Direction) -> None:
+        """Follow a Child SA to other addresses."""
+        for flow in pair.flows:
+            holders = self._holders.get((flow, direction), [])
+            if holders and holders[-1] is pair:
+                self._show(flow, direction, pair, is_new=False)
+
+    def release(self, pair: _Pair, direction: Direction) -> None:
+        """Take its flows from a Child SA."""
+        for flow in pair.flows:
+            holders = self._holders.get((flow, direction), [])
+            if pair not in holders:
+                continue
+            had_it = holders[-1] is pair
+            holders.remove(pair)
+            if not holders:
+                del self._holders[flow, direction]
+                self._delete(_policy(flow, direction, pair))
+            elif had_it:
+                self._show(flow, direction, holders[-1], is_new=False)
+
+    def _show(self, flow: KernelFlow, direction: Direction, pair: _Pair, *, is_new: bool) -> None:
+        policy = _policy(flow, direction, pair)
+        if is_new:
+            self._xfrm.add_policy(policy)
+        else:
+            self._xfrm.update_policy(policy)
+
+    def _delete(self, policy: KernelPolicy) -> None:
+        try:
+            self._xfrm.delete_policy(policy)
+        except KernelRefused as error:
+            _log.warning("left in the kernel: %s", error)
+
+
+def _policy(flow: KernelFlow, direction: Direction, pair: _Pair) -> KernelPolicy:
+    return KernelPolicy(
+        selector=flow.selector(is_outbound=direction is Direction.OUT),
+        direction=direction,
+        templates=(_template(pair, direction),),
+        priority=FIRST_PRIORITY + flow.breadth,
+        flags=PolicyFlag.ICMP,
+    )
+
+
+class _RequestIds:
+    """Numbers that tie SAs to policies: one for all Child SAs with the same selectors."""
+
+    __slots__ = ("_next", "_tag", "_taken")
+
+    def __init__(self, tag: int) -> None:
+        self._tag = tag
+        self._next = 0
+        self._taken: dict[object, tuple[int, int]] = {}  # number and how many have it
+
+    def take(self, child: ChildSa) -> int:
+        """The number of a Child SA."""
+        number, users = self._taken.get(_kind_of(child)) or (self._fresh(), 0)
+        self._taken[_kind_of(child)] = number, users + 1
+        return self._tag << _TAG_SHIFT | number
+
+    def give_back(self, child: ChildSa) -> None:
+        """A Child SA is gone."""
+        number, users = self._taken.pop(_kind_of(child))
+        if users > 1:
+            self._taken[_kind_of(child)] = number, users - 1
+
+    def _fresh(self) -> int:
+        if len(self._taken) >= _MOST_REQUEST_IDS:
+            raise DataPlaneError(f"more than {_MOST_REQUEST_IDS} Child SAs in the kernel")
+        used = {number for number, _ in self._taken.values()}
+        while True:
+            self._next = self._next % _MOST_REQUEST_IDS + 1
+            if self._next not in used:
+                return self._next
+
+
+def _kind_of(child: ChildSa) -> object:
+    return child.ts_local, child.ts_peer, child.mode
+
+
+def _inbound_directions(child: ChildSa) -> tuple[Direction, ...]:
+    """What goes on to others is forwarded, which transport mode never is."""
+    return (Direction.IN, Direction.FWD) if child.mode is Mode.TUNNEL else (Direction.IN,)
+
+
+def _inbound_sa(pair: _Pair) -> KernelSa:
+    return _sa(pair, pair.inbound, is_outbound=False)
+
+
+def _outbound_sa(pair: _Pair) -> KernelSa:
+    return _sa(pair, pair.outbound, is_outbound=True)
+
+
+def _sa(pair: _Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
+    child, ends = pair.child, pair.ends
+    near, far = (ends.local, ends.peer) if is_outbound else (ends.peer, ends.local)
+    limits = child.limits
+    return KernelSa(
+        id=sa_id,
+        source=near.ip,
+        mode=_MODES[child.mode],
+        algorithms=esp_algorithms(child.suite, child.keys_out if is_outbound else child.keys_in),
+        replay=Replay(1 if is_outbound else child.replay_window, child.uses_esn),
+        reqid=pair.request_id,
+        encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
+        limits=Limits(
+            limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
+        ),
+        flags=SaFlag.NO_PMTU_DISCOVERY,
+    )
+
+
+def _template(pair: _Pair, direction: Direction) -> Template:
+    """What goes out takes one SA; what comes in must have come by one of the request ID."""
+    ends, mode = pair.ends, _MODES[pair.child.mode]
+    if direction is Direction.OUT:
+        source, destination, spi = ends.local.ip, ends.peer.ip, pair.child.spi_out
+    else:
+        source, destination, spi = _anywhere(ends.peer.ip), _anywhere(ends.local.ip), 0
+    return Template(source, destination, mode, pair.request_id, spi=spi)
+
+
+def _anywhere(address: IpAddress) -> IpAddress:
+    return IPv4Address(0) if address.version == 4 else IPv6Address(0)
+
+
+def _last_sequence(sa: KernelSa) -> int:
+    return (1 << 64) - 1 if sa.replay.uses_esn else (1 << 32) - 1
+
+
+def _remove_left_behind(xfrm: XfrmSocket, tag: int) -> None:
+    """Remove what a killed run of the same instance has left, and nothing else."""
+    policies = xfrm.delete_policies(lambda each: _is_tagged(each, tag))
+    sas = xfrm.delete_sas(lambda each: each.reqid >> _TAG_SHIFT == tag)
+    if policies or sas:
+        _log.info("removed what a former run left: %d SAs and %d policies", sas, policies)
+
+
+def _try_out(xfrm: XfrmSocket, suite: EspSuite) -> None:
+    keys = SaKeys(
+        Secret(os.urandom(suite.encryption_key_length)),
+        Secret(os.urandom(suite.integrity_key_length)),
+    )
+    spi = int.from_bytes(os.urandom(4)) | _HIGH_SPI
+    sa = KernelSa(
+        id=SaId(_NOWHERE, spi),
+        source=_NOWHERE,
+        mode=XfrmMode.TUNNEL,
+        algorithms=esp_algorithms(suite, keys),
+        replay=Replay(_WIDE_WINDOW, suite.uses_esn),
+    )
+    try:
+        xfrm.add_sa(sa)
+    except KernelRefused as error:
+        raise Unsupported(f"{suite}: {error}") from error
+    xfrm.delete_sa(sa.id)
+
+
+def _is_tagged(policy: KernelPolicy, tag: int) -> bool:
+    return any(template.reqid >> _TAG_SHIFT == tag for template in policy.templates)
+
+
+def _read_statistics() -> dict[str, int]:
+    """The counters of /proc/net/xfrm_stat, which a kernel may lack."""
+    with suppress(OSError):
+        lines = (line.split() for line in _STATISTICS.read_text().splitlines())
+        return {name: int(value) for name, value in lines}
+    return {}

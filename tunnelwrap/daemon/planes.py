@@ -1,0 +1,99 @@
+"""Which data plane a daemon has: what the kernel can do is tried out, not guessed.
+
+auto       the kernel for UDP if it has ESP with all suites asked for, userspace for the rest
+kernel     the same, and an error where it has not
+userspace  this process, with any kernel
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
+from tunnelwrap.dataplane.mixed import MixedPlane
+from tunnelwrap.dataplane.tun import Tun
+from tunnelwrap.dataplane.userspace import UserspacePlane
+from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback, tag_of, why_not
+from tunnelwrap.errors import Unsupported
+from tunnelwrap.iana import TransformType
+from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.wire.proposal import Proposal
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears of what a data plane sees."""
+
+    on_expire: ExpireCallback
+    on_elsewhere: ElsewhereCallback | None
+    on_mapping: MappingCallback
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A data plane, what people call it, and whether ESP over UDP is the kernel's affair."""
+
+    plane: DataPlane
+    name: str
+    kernel_esp: bool
+
+
+def choose_plane(
+    wanted: str,
+    tun: Tun,
+    inner_mtu: int,
+    listeners: Listeners,
+    policies: Iterable[ConnectionPolicy],
+    instance: str,
+) -> Chosen:
+    """Make the data plane that a configuration asks for.
+
+    Args:
+        wanted: auto, kernel or userspace.
+        tun: belongs to the plane from now on.
+        inner_mtu: MTU of the TUN device, in octets.
+        listeners: hear of what it sees.
+        policies: whose suites it must know.
+        instance: marks what is left in the kernel.
+
+    Raises:
+        Unsupported: the kernel is asked for and cannot.
+        DataPlaneError: the kernel refuses.
+    """
+    loop = asyncio.get_running_loop()
+    why = "as configured" if wanted == "userspace" else why_not(_suites(policies))
+    if why is not None and wanted == "kernel":
+        raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
+    userspace = UserspacePlane(tun, loop, listeners.on_expire, inner_mtu, listeners.on_elsewhere)
+    if why is not None:
+        logger.info("data plane: userspace (%s)", why)
+        return Chosen(userspace, "userspace", kernel_esp=False)
+    logger.info("data plane: kernel for UDP, userspace for streams")
+    kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
+    return Chosen(MixedPlane(kernel, userspace), "kernel", kernel_esp=True)
+
+
+def _suites(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:
+    """Every encryption with every integrity that may come out of the proposals, once."""
+    found = (
+        suite
+        for policy in policies
+        for each in policy.child.proposals
+        for suite in _suites_of(each)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _suites_of(proposal: Proposal) -> Iterator[EspSuite]:
+    ids = [(each.type, each.id, each.key_bits) for each in proposal.transforms]
+    integs: list[int | None] = [
+        number for kind, number, _ in ids if kind == TransformType.INTEG and number
+    ]
+    encrs = [(number, bits) for kind, number, bits in ids if kind == TransformType.ENCR]
+    for (encr, bits), integ in product(encrs, integs or [None]):
+        yield EspSuite(encr, bits, integ, None, uses_esn=True)

@@ -1,0 +1,101 @@
+"""The kernel's data plane for what comes by UDP, ours for what comes by streams.
+
+A Child SA whose peer changes over takes its sequence numbers along: what the one plane has sent the
+other never sends again, what the one has seen the other does not take. RFC 4303 §3.3.3, §3.4.3.
+Owns: both planes, and which of them has a Child SA.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunnelwrap.dataplane import SaCounters
+from tunnelwrap.dataplane.userspace import UserspacePlane
+from tunnelwrap.dataplane.xfrm import KernelPlane
+from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.transport import Transport
+
+Plane = KernelPlane | UserspacePlane
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a Child SA is."""
+
+    child: ChildSa
+    plane: Plane
+    uses_outbound: bool
+
+
+class MixedPlane:
+    """A DataPlane of two."""
+
+    def __init__(self, kernel: KernelPlane, userspace: UserspacePlane) -> None:
+        self._kernel = kernel
+        self._userspace = userspace
+        self._places: dict[int, _Place] = {}
+
+    @property
+    def drops(self) -> dict[str, int]:
+        """Packets dropped, by cause."""
+        return {**self._userspace.drops, **self._kernel.drops}
+
+    def name_of(self, spi_in: int) -> str:
+        """Which plane has a Child SA, for people."""
+        place = self._places.get(spi_in)
+        return place.plane.name_of(spi_in) if place is not None else ""
+
+    def install(self, child: ChildSa, transport: Transport, *, use_outbound: bool) -> None:
+        """Take a Child SA into use; outbound only if asked, inbound at once.
+
+        Raises:
+            DataPlaneError: the plane for its carrier refuses it.
+        """
+        plane = self._plane_for(transport)
+        plane.install(child, transport, use_outbound=use_outbound)
+        self._places[child.spi_in] = _Place(child, plane, use_outbound)
+
+    def use_outbound(self, spi_in: int) -> None:
+        """Send through this Child SA from now on, in place of an older one with its selectors."""
+        place = self._places[spi_in]
+        place.plane.use_outbound(spi_in)
+        place.uses_outbound = True
+
+    def move(self, spi_in: int, transport: Transport) -> None:
+        """Send the packets of a Child SA by another transport; sequence numbers go on.
+
+        Raises:
+            DataPlaneError: the other plane refuses it; it is in neither then.
+        """
+        place, plane = self._places.get(spi_in), self._plane_for(transport)
+        if place is None:
+            return
+        if place.plane is plane:
+            plane.move(spi_in, transport)
+            return
+        progress = place.plane.take_out(spi_in)
+        place.plane = plane
+        plane.install(place.child, transport, use_outbound=place.uses_outbound, progress=progress)
+
+    def remove(self, spi_in: int) -> None:
+        """Forget a Child SA and its keys; unknown is no error."""
+        place = self._places.pop(spi_in, None)
+        if place is not None:
+            place.plane.remove(spi_in)
+
+    def counters(self, spi_in: int) -> SaCounters:
+        """The counters of an installed Child SA (all zero if unknown)."""
+        place = self._places.get(spi_in)
+        return place.plane.counters(spi_in) if place is not None else SaCounters()
+
+    def feed(self, transport: Transport, batch: Sequence[memoryview]) -> list[memoryview]:
+        """Take the ESP packets of a batch; give back what is not ours."""
+        return self._plane_for(transport).feed(transport, batch)
+
+    def close(self) -> None:
+        """Remove everything and close the device."""
+        self._places.clear()
+        self._kernel.close()
+        self._userspace.close()
+
+    def _plane_for(self, transport: Transport) -> Plane:
+        return self._userspace if transport.path.carrier.is_reliable else self._kernel
