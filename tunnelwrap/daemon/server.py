@@ -165,7 +165,7 @@ class Server:
 
     def _changes(self) -> list[Change]:
         """Routes and forwarding for all pools and peers' networks; NAT where a pool wants it."""
-        tun, name = self._host.tun.name, self._host.name
+        tun, name, kernel_esp = self._host.tun.name, self._host.name, self._plane.kernel_esp
         pools = [network for pool in self._pools.values() for network in pool.networks]
         own = [address for pool in self._pools.values() for address in pool.gateways]
         networks = [*pools, *self._networks_of_peers()]
@@ -177,9 +177,9 @@ class Server:
         )
         changes = list(gateway_changes(tun, TUN_MTU, own, networks))
         if masqueraded:
-            changes.append(NatChange(name, tun, masqueraded))
+            changes.append(NatChange(name, tun, masqueraded, kernel_esp))
         if pools:
-            changes.append(ForwardChange(name, tun, tuple(pools)))
+            changes.append(ForwardChange(name, tun, tuple(pools), kernel_esp))
         return changes
 
     def _networks_of_peers(self) -> Iterator[IpNetwork]:

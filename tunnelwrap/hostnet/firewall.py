@@ -28,18 +28,22 @@ class NatChange:
         name: of the instance: letters, digits and _.
         tun: the TUN device's name.
         networks: the pools' networks.
+        kernel_esp: the kernel's IPsec is a tunnel's device too.
     """
 
     name: str
     tun: str
     networks: tuple[IpNetwork, ...]
+    kernel_esp: bool = False
 
     def apply(self) -> None:
         """Make the table."""
+        in_clear = " rt ipsec missing" if self.kernel_esp else ""
+        rule = f'oifname != "{self.tun}" {{family}} saddr {{set}}{in_clear} masquerade'
         _make_table(
             self._table,
             "chain postrouting {\n  type nat hook postrouting priority srcnat; policy accept;\n"
-            + _each_family(f'oifname != "{self.tun}" {{family}} saddr {{set}} masquerade', self)
+            + _each_family(rule, self)
             + "}",
         )
 
@@ -70,17 +74,24 @@ class ForwardChange:
         name: of the instance: letters, digits and _.
         tun: the TUN device's name.
         networks: the pools' networks.
+        kernel_esp: the kernel's IPsec is a tunnel's device too.
     """
 
     name: str
     tun: str
     networks: tuple[IpNetwork, ...]
+    kernel_esp: bool = False
 
     def apply(self) -> None:
         """Make the table."""
+        by_kernel = (
+            "meta ipsec exists {family} saddr {set} counter accept",
+            "rt ipsec exists {family} daddr {set} counter accept",
+        )
         rules = (
             f'iifname "{self.tun}" {{family}} saddr {{set}} counter accept',
             f'oifname "{self.tun}" {{family}} daddr {{set}} counter accept',
+            *(by_kernel if self.kernel_esp else ()),
             "{family} saddr {set} counter drop",
             "{family} daddr {set} counter drop",
         )

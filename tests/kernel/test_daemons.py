@@ -1,0 +1,61 @@
+"""Gateway and client with the kernel's data plane, as they run.
+
+The hosts are those of ``tests.kit.daemons``. This kernel has no tables of nftables, so there are no
+pools (they need rules for forwarding): each client brings the address that it has inside.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kit.daemons import SITE, Daemon, Hosts, Issued, Toml, hosts
+
+pytestmark = pytest.mark.kernel
+
+PLANES = ("kernel", "userspace")
+INNER, INNER_6 = "10.20.0.2", "fd20::2"
+GATEWAY: Toml = {
+    "pools": None,
+    "connections": {
+        "clients": {"pool": None, "child": {"peer_ts": [f"{INNER}/32", f"{INNER_6}/128"]}}
+    },
+}
+CLIENT: Toml = {
+    "connection": {
+        "requests_ipv4": False,
+        "requests_ipv6": False,
+        "child": {"local_ts": [f"{INNER}/32", f"{INNER_6}/128"]},
+    }
+}
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
+    return Issued.by_init(tmp_path_factory.mktemp("issued"))
+
+
+@pytest.fixture
+def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
+    with hosts(issued, tmp_path) as made:
+        made.client.address("lo", f"{INNER}/32", f"{INNER_6}/128")
+        yield made
+
+
+def planes_of(daemon: Daemon) -> list[object]:
+    return [child["data_plane"] for sa in daemon.sas for child in sa["child_sas"]]
+
+
+@pytest.mark.parametrize("ours", PLANES)
+@pytest.mark.parametrize("theirs", PLANES)
+def test_kernel_and_userspace_understand_each_other_over_udp(
+    net: Hosts, ours: str, theirs: str
+) -> None:
+    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": theirs}})
+    client = net.connect({**CLIENT, "client": {"data_plane": ours}}, "--carrier", "udp")
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    net.download(2 << 20).finish()
+
+    assert planes_of(client) == [ours]
+    assert planes_of(gateway) == [theirs]
