@@ -387,12 +387,10 @@ class _Policies:
             DataPlaneError: somebody else has a policy for one.
         """
         for flow in pair.flows:
-            holders = self._holders.setdefault((flow, direction), [])
-            is_new = not holders
-            if pair in holders:
-                holders.remove(pair)
-            holders.append(pair)
-            self._show(flow, direction, pair, is_new=is_new)
+            holders = self._holders.get((flow, direction), [])
+            self._show(flow, direction, pair, is_new=not holders)
+            others = [each for each in holders if each is not pair]
+            self._holders[flow, direction] = [*others, pair]
 
     def refresh(self, pair: _Pair, direction: Direction) -> None:
         """Follow a Child SA to other addresses."""

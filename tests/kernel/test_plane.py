@@ -1,0 +1,313 @@
+"""The kernel's data plane between two hosts on a wire, without IKE.
+
+    near                                                              far
+    10.1.0.1 fd01::1 on lo                          10.2.0.1 fd02::1 on lo
+    192.0.2.1, 2001:db8::1 ------------------------ 192.0.2.2, 2001:db8::2
+
+The planes run in this process, in the event loop of the test; ping runs on the hosts.
+"""
+
+import asyncio
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+import pytest
+
+from tests.kit.netns import Namespace, wire
+from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, SUITES, child_of, selectors
+from tunnelwrap.dataplane.xfrm import KernelPlane, tag_of, why_not
+from tunnelwrap.errors import DataPlaneError
+from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
+from tunnelwrap.path import Carrier, Path, SocketAddress
+from tunnelwrap.transport import Transport
+from tunnelwrap.transport.udp import UdpListener
+
+pytestmark = pytest.mark.kernel
+
+OUTER = ("192.0.2.1", "192.0.2.2")
+OUTER_6 = ("2001:db8::1", "2001:db8::2")
+THIRD = ("192.0.2.11", "192.0.2.12")
+INNER = ((NEAR, NEAR_6), (FAR, FAR_6))
+TAG = tag_of("test")
+NAT_PORT = 4500
+
+
+class Host:
+    """One end: its plane, its UDP sockets, and what the plane told."""
+
+    def __init__(self, host: Namespace, side: int) -> None:
+        self.host, self.side = host, side
+        self.expired: list[tuple[int, bool]] = []
+        self.mapped: list[tuple[int, SocketAddress]] = []
+        self._listeners: dict[SocketAddress, UdpListener] = {}
+        self.plane = self.make_plane()
+
+    def make_plane(self) -> KernelPlane:
+        with self.host.entered():
+            return KernelPlane(
+                TAG,
+                asyncio.get_running_loop(),
+                lambda spi, is_hard: self.expired.append((spi, is_hard)),
+                lambda spi, peer: self.mapped.append((spi, peer)),
+            )
+
+    def transport(self, local: str, peer: str, *, port: int = NAT_PORT) -> Transport:
+        """A way over UDP, by a socket of its own."""
+        ours = SocketAddress(ip_address(local), port)
+        if ours not in self._listeners:
+            with self.host.entered():
+                self._listeners[ours] = UdpListener(
+                    *(ours, lambda _transport, _batch: None, asyncio.get_running_loop()),
+                    has_marker=True,
+                    kernel_esp=True,
+                )
+        path = Path(ours, SocketAddress(ip_address(peer), NAT_PORT), Carrier.UDP)
+        found = self._listeners[ours].transport_for(path)
+        assert found is not None
+        return found
+
+    def install(self, child: ChildSa, ways: tuple[str, str] = OUTER, *, out: bool = True) -> None:
+        """Install a side of a Child SA between two addresses."""
+        way = self.transport(ways[self.side], ways[1 - self.side])
+        self.plane.install(child, way, use_outbound=out)
+
+    def statistics(self) -> dict[str, int]:
+        """What the kernel's IPsec dropped on this host."""
+        lines = self.host.run("cat", "/proc/net/xfrm_stat").splitlines()
+        found = {name: int(value) for name, value in map(str.split, lines)}
+        return {name: value for name, value in found.items() if value}
+
+    def close(self) -> None:
+        self.plane.close()
+        for listener in self._listeners.values():
+            listener.close()
+
+
+Ends = tuple[Host, Host]
+
+
+@pytest.fixture
+async def ends() -> Iterator[Ends]:
+    with Namespace("near") as near, Namespace("far") as far:
+        wire(
+            *(near, "eth0", [f"{OUTER[0]}/24", f"{THIRD[0]}/24", f"{OUTER_6[0]}/64"]),
+            *(far, "eth0", [f"{OUTER[1]}/24", f"{THIRD[1]}/24", f"{OUTER_6[1]}/64"]),
+        )
+        for host, own, others in ((near, INNER[0], INNER[1]), (far, INNER[1], INNER[0])):
+            host.address("lo", f"{own[0]}/32", f"{own[1]}/128")
+            for other in others:
+                host.route(other, dev="eth0")
+        made = Host(near, 0), Host(far, 1)
+        yield made
+        for end in made:
+            end.close()
+
+
+async def on(host: Namespace, *command: str) -> str:
+    """What a program prints on a host, while the event loop goes on."""
+    process = await asyncio.create_subprocess_exec(
+        *host.command(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    printed, _ = await asyncio.wait_for(process.communicate(), 60)
+    return printed.decode()
+
+
+async def answered(end: Host, source: str, target: str, count: int = 2) -> int:
+    """How many pings come back."""
+    pause = ["-i", "0.01", "-W", "1", "-c", str(count)]
+    printed = await on(end.host, "ping", "-n", "-q", *pause, "-I", source, target)
+    found = re.search(r"(\d+) received", printed)
+    assert found is not None, printed
+    return int(found[1])
+
+
+def install(ends: Ends, ways: tuple[str, str] = OUTER, **of: object) -> None:
+    for end in ends:
+        end.install(child_of(end.side, **of), ways)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():  # noqa: ASYNC110 -- it is the kernel that changes it
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+async def test_both_ip_versions_go_through_either(ends: Ends, ways: tuple[str, str]) -> None:
+    install(ends, ways)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert await answered(ends[0], NEAR_6, FAR_6) == 2
+
+    counted = [end.plane.counters(0x1000 + end.side) for end in ends]
+    assert [(each.packets_in, each.packets_out) for each in counted] == [(4, 4), (4, 4)]
+    assert all(each.last_in is not None and each.octets_in > 0 for each in counted)
+    assert [end.statistics() for end in ends] == [{}, {}]
+
+
+@pytest.mark.parametrize("suite", ["chacha20poly1305", "aes256-sha512", "aes128gmac"])
+@pytest.mark.parametrize("uses_esn", [False, True])
+async def test_suites(ends: Ends, suite: str, *, uses_esn: bool) -> None:
+    install(ends, suite=suite, uses_esn=uses_esn)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+
+
+async def test_a_suite_is_tried_out_before_it_is_promised() -> None:
+    assert why_not([child_of(suite=name).suite for name in SUITES]) is None
+
+
+async def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
+    hosts = {"local": selectors(f"{OUTER[0]}/32"), "peer": selectors(f"{OUTER[1]}/32")}
+    install(ends, mode=Mode.TRANSPORT, **hosts)
+
+    assert await answered(ends[0], OUTER[0], OUTER[1]) == 2
+    assert ends[1].plane.counters(0x1001).packets_in == 2
+    printed = await on(ends[0].host, "ip", "xfrm", "state")
+    assert printed.count("mode transport") == 2
+
+
+async def test_what_was_not_agreed_is_dropped_coming_in(ends: Ends) -> None:
+    install(ends)
+    ends[0].host.address("lo", "10.9.0.1/32")
+    # what the far end would never have agreed to: a source of another network
+    forged = child_of(0, local=selectors("10.9.0.0/16"), peer=selectors("10.2.0.0/16"))
+    ends[0].plane.remove(0x1000)
+    ends[0].install(forged)
+
+    assert await answered(ends[0], "10.9.0.1", FAR) == 0
+    assert ends[1].plane.counters(0x1001).packets_in == 2, "they were authentic"
+    assert ends[1].statistics() == {"XfrmInNoPols": 2}
+
+
+async def test_nobody_speaks_in_clear_for_the_peer(ends: Ends) -> None:
+    ends[1].install(child_of(1))
+
+    assert await answered(ends[0], NEAR, FAR) == 0
+    assert ends[1].statistics() == {"XfrmInNoPols": 2} or "XfrmInTmplMismatch" in (
+        ends[1].statistics()
+    )
+
+
+async def test_the_narrower_selectors_win(ends: Ends) -> None:
+    install(ends)
+    install(ends, spi=0x2000, local=selectors("10.1.0.1/32"), peer=selectors("10.2.0.1/32"))
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+
+    assert ends[0].plane.counters(0x2000).packets_out == 2
+    assert ends[0].plane.counters(0x1000).packets_out == 0
+
+
+async def test_a_rekey_loses_nothing(ends: Ends) -> None:
+    install(ends)
+    async with asyncio.TaskGroup() as tasks:
+        pings = tasks.create_task(answered(ends[0], NEAR, FAR, 200))
+        await asyncio.sleep(0.5)
+        for number in range(1, 6):
+            await rekey(ends, 0x1000 + 16 * (number - 1), 0x1000 + 16 * number)
+
+    assert pings.result() == 200
+    assert [len(await states(end)) for end in ends] == [2, 2]
+
+
+async def rekey(ends: Ends, old: int, new: int) -> None:
+    for end in ends:
+        end.install(child_of(end.side, spi=new), out=False)
+    for end in ends:
+        end.plane.use_outbound(new + end.side)
+        await asyncio.sleep(0.05)
+    for end in ends:
+        end.plane.remove(old + end.side)
+
+
+def add_policy(end: Host, source: str, destination: str) -> None:
+    """A policy of another program."""
+    selector = ["src", source, "dst", destination, "dir", "out"]
+    template = ["tmpl", "proto", "esp", "reqid", "7", "mode", "tunnel"]
+    end.host.run("ip", "xfrm", "policy", "add", *selector, *template)
+
+
+async def policies(end: Host) -> int:
+    """How many there are that no socket has to itself."""
+    return len(re.findall(r"\bdir (?:in|out|fwd)", await on(end.host, "ip", "xfrm", "policy")))
+
+
+async def states(end: Host) -> list[str]:
+    return re.findall(r"spi (0x\w+)", await on(end.host, "ip", "xfrm", "state"))
+
+
+@pytest.mark.parametrize("who", [0, 1], ids=["initiator", "responder"])
+async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, who: int) -> None:
+    """``who`` moves to its other address; the other end follows."""
+    install(ends)
+    moved = [THIRD[side] if side == who else OUTER[side] for side in (0, 1)]
+    async with asyncio.TaskGroup() as tasks:
+        pings = tasks.create_task(answered(ends[0], NEAR, FAR, 200))
+        await asyncio.sleep(0.5)
+        for end in (ends[1 - who], ends[who]):
+            way = end.transport(moved[end.side], moved[1 - end.side])
+            end.plane.move(0x1000 + end.side, way)
+
+    assert pings.result() >= 199, "one may meet the gap between the two ends"
+    assert [set(end.statistics()) - {"XfrmInNoStates"} for end in ends] == [set(), set()]
+    counted = ends[0].plane.counters(0x1000)
+    assert (counted.packets_out, counted.packets_in) == (200, pings.result())
+
+
+async def test_a_nat_that_gives_another_port_is_told(ends: Ends) -> None:
+    install(ends)
+    ends[0].plane.move(0x1000, ends[0].transport(*OUTER, port=14500))
+
+    await answered(ends[0], NEAR, FAR, 1)
+    await until(lambda: bool(ends[1].mapped))
+
+    assert ends[1].mapped[0] == (0x1001, SocketAddress(ip_address(OUTER[0]), 14500))
+
+
+async def test_limits_are_told_soft_and_hard(ends: Ends) -> None:
+    limits = SaLimits(None, None, soft_packets=2, hard_packets=4)
+    ends[0].install(child_of(0, limits=limits))
+    ends[1].install(child_of(1))
+
+    await answered(ends[0], NEAR, FAR, 3)
+    await until(lambda: ends[0].expired == [(0x1000, False)])
+    await answered(ends[0], NEAR, FAR, 5)
+    await until(lambda: (0x1000, True) in ends[0].expired)
+
+
+async def test_what_a_killed_run_left_is_removed_and_nothing_else(ends: Ends) -> None:
+    install(ends)
+    other = "src 198.51.100.1 dst 198.51.100.2 proto esp spi 0x99 reqid 7 mode tunnel"
+    key = "0x" + "11" * 20
+    command = f"ip xfrm state add {other} aead rfc4106(gcm(aes)) {key} 128"
+    ends[0].host.run(*command.split())
+    add_policy(ends[0], "198.51.100.0/24", "10.0.0.0/8")
+
+    again = ends[0].make_plane()
+
+    assert await states(ends[0]) == ["0x00000099"]
+    assert await policies(ends[0]) == 1
+    again.close()
+
+
+async def test_a_refused_child_sa_leaves_nothing(ends: Ends) -> None:
+    add_policy(ends[0], "10.1.0.0/16", "10.2.0.0/16")
+
+    with pytest.raises(DataPlaneError, match="from another program"):
+        ends[0].install(child_of(0))
+
+    assert await states(ends[0]) == []
+    assert await policies(ends[0]) == 1
+
+
+async def test_the_end_leaves_nothing(ends: Ends) -> None:
+    install(ends)
+    install(ends, spi=0x2000)
+
+    ends[0].plane.close()
+
+    assert await states(ends[0]) == []
+    assert await policies(ends[0]) == 0
