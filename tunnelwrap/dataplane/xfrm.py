@@ -20,11 +20,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Final
 from zlib import crc32
 
@@ -33,6 +31,7 @@ from tunnelwrap.crypto.suite import EspSuite
 from tunnelwrap.dataplane import ExpireCallback, Progress, SaCounters
 from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
+from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
 from tunnelwrap.dataplane.xfrm_suite import esp_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
     Direction,
@@ -62,7 +61,6 @@ FIRST_PRIORITY: Final = 10_000
 SKIPPED: Final = 1024
 """Sequence numbers left out when an outbound SA is replaced, for packets sent meanwhile."""
 
-_STATISTICS: Final = Path("/proc/net/xfrm_stat")
 _MODES: Final = {Mode.TUNNEL: XfrmMode.TUNNEL, Mode.TRANSPORT: XfrmMode.TRANSPORT}
 _TAG_SHIFT: Final = 16
 _FIRST_TAG: Final = 0x7400
@@ -165,15 +163,14 @@ class KernelPlane:
         self._pairs: dict[int, _Pair] = {}
         self._policies = _Policies(self._xfrm)
         self._request_ids = _RequestIds(tag)
-        self._statistics = _read_statistics()
+        self._statistics = read_statistics()
         _remove_left_behind(self._xfrm, tag)
         loop.add_reader(self._monitor.fileno(), self._on_events)
 
     @property
     def drops(self) -> dict[str, int]:
         """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
-        now, before = _read_statistics(), self._statistics
-        return {name: n - before.get(name, 0) for name, n in now.items() if n > before.get(name, 0)}
+        return since(self._statistics)
 
     def install(
         self,
@@ -553,11 +550,3 @@ def _try_out(xfrm: XfrmSocket, suite: EspSuite) -> None:
 
 def _is_tagged(policy: KernelPolicy, tag: int) -> bool:
     return any(template.reqid >> _TAG_SHIFT == tag for template in policy.templates)
-
-
-def _read_statistics() -> dict[str, int]:
-    """The counters of /proc/net/xfrm_stat, which a kernel may lack."""
-    with suppress(OSError):
-        lines = (line.split() for line in _STATISTICS.read_text().splitlines())
-        return {name: int(value) for name, value in lines}
-    return {}
