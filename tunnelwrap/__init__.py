@@ -8,7 +8,8 @@ The layers, top to bottom; each may import what stands below it:
     demux      443: tell tunnel from web by the first octets
     hostnet    what is changed on the host, journaled and undone
     store      address pool and leases; a secret that outlives the process
-    dataplane  ESP between a TUN device and a transport; of IKE it knows only Child SAs
+    dataplane  ESP in the kernel (XFRM), or between a TUN device and a transport; of IKE it knows
+               only Child SAs
     transport  whole datagrams over UDP, TCP, TLS, and the ladder of them; knows no IKE
     ike        the synchronous core: octets, paths and time in, outputs out
     auth       proving who a peer is
@@ -18,7 +19,8 @@ The layers, top to bottom; each may import what stands below it:
 
 An IKE message goes transport -> driver -> ``ike.endpoint`` -> ``ike.sa`` -> an exchange module, and
 its answer the same way back. An ESP packet goes tun -> spd -> esp -> transport and back, in
-batches, and touches neither the driver nor the core.
+batches, and touches neither the driver nor the core. Where the kernel has ESP, packets over UDP do
+not come here at all.
 """
 
 __version__ = "0.1.0"

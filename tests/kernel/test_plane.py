@@ -18,6 +18,7 @@ import pytest
 from tests.kit.netns import Namespace, wire
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, SUITES, child_of, selectors
 from tunnelwrap.dataplane.xfrm import KernelPlane, tag_of, why_not
+from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
 from tunnelwrap.path import Carrier, Path, SocketAddress
@@ -132,6 +133,10 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not is_so():  # noqa: ASYNC110 -- it is the kernel that changes it
             await asyncio.sleep(0.02)
+
+
+def test_every_counter_of_the_kernel_has_a_meaning() -> None:
+    assert read_statistics().keys() <= MEANINGS.keys()
 
 
 @pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])

@@ -25,6 +25,7 @@ MEANINGS: Final = {
     "XfrmInPolBlock": "came in, and a policy blocks it",
     "XfrmInPolError": "came in when its policy could not be applied",
     "XfrmInStateDirError": "came in by an SA that is only for going out",
+    "XfrmInIptfsError": "came in as part of an IP-TFS stream that makes no sense",
     "XfrmOutError": "could not go out, for none of the causes below",
     "XfrmOutBundleGenError": "could not go out: the SAs for it could not be put together",
     "XfrmOutBundleCheckError": "could not go out: the SAs for it had just changed",
@@ -38,6 +39,7 @@ MEANINGS: Final = {
     "XfrmOutPolError": "could not go out: its policy could not be applied",
     "XfrmOutStateInvalid": "could not go out: its SA was not ready or on its way out",
     "XfrmOutStateDirError": "could not go out by an SA that is only for coming in",
+    "XfrmOutNoQueueSpace": "could not go out: too many wait for an SA",
     "XfrmFwdHdrError": "could not be forwarded: its headers make no sense",
     "XfrmAcquireError": "met an SA that was still being negotiated",
 }
