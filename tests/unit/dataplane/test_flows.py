@@ -27,7 +27,7 @@ def test_masked_ports_are_exactly_the_range(one: int, other: int, port: int) -> 
     first, last = sorted((one, other))
     masks = list(port_masks(first, last))
 
-    assert sum(port & each.mask == each.value for each in masks) == (first <= port <= last)
+    assert sum(port & each.mask == each.port for each in masks) == (first <= port <= last)
     assert len(masks) <= 30
 
 
