@@ -478,6 +478,7 @@ def test_the_log_tells_the_story_in_a_few_lines(net: Hosts) -> None:
         "disconnected",
     ]
     theirs = [
+        r"data plane: (kernel|userspace) \(.*\)",
         "ready: vpn.example.org on UDP 500 and 4500, TCP 4500, TLS 443",
         "client@vpn.example.org from udp 198.51.100.2:4500 .* established: 10.20.0.*",
         "Child SA .* carries .*",

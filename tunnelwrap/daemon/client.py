@@ -133,6 +133,7 @@ class Client:
             *(settings.data_plane, self._host.tun, MAX_TUN_MTU, listeners, policies, name)
         )
         endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC), exports_keys=recorder.takes_keys)
+        logger.debug("= %s", self._plane)
         self._driver = Driver(
             endpoint, self._plane.plane, self._loop, self._observe, recorder=recorder
         )

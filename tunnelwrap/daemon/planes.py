@@ -6,7 +6,6 @@ userspace  this process, with any kernel
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -22,8 +21,6 @@ from tunnelwrap.iana import TransformType
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
@@ -36,11 +33,15 @@ class Listeners:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A data plane, what people call it, and whether ESP over UDP is the kernel's affair."""
+    """A data plane."""
 
     plane: DataPlane
-    name: str
-    kernel_esp: bool
+    name: str  # as people call it
+    remark: str  # why, or what for
+    kernel_esp: bool  # ESP over UDP is the kernel's affair
+
+    def __str__(self) -> str:
+        return f"data plane: {self.name} ({self.remark})"
 
 
 def choose_plane(
@@ -71,11 +72,10 @@ def choose_plane(
         raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
     userspace = UserspacePlane(tun, loop, listeners.on_expire, inner_mtu, listeners.on_elsewhere)
     if why is not None:
-        logger.info("data plane: userspace (%s)", why)
-        return Chosen(userspace, "userspace", kernel_esp=False)
-    logger.info("data plane: kernel for UDP, userspace for streams")
+        return Chosen(userspace, "userspace", why, kernel_esp=False)
     kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
-    return Chosen(MixedPlane(kernel, userspace), "kernel", kernel_esp=True)
+    mixed = MixedPlane(kernel, userspace)
+    return Chosen(mixed, "kernel", "for UDP; userspace for streams", kernel_esp=True)
 
 
 def _suites(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:

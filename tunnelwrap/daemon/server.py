@@ -133,6 +133,7 @@ class Server:
                 for listener in self._streams:
                     tasks.create_task(listener.run())
                 reaper = tasks.create_task(self._reap())
+                logger.info("%s", self._plane)
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
                 reaper.cancel()
