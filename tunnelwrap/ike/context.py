@@ -10,6 +10,7 @@ from tunnelwrap.ike.outputs import Output, Trace
 from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.ike.ticket import HeldTicket, TicketOffice
+from tunnelwrap.ike.window import Farewells
 from tunnelwrap.path import Path
 from tunnelwrap.wire.message import Message
 from tunnelwrap.wire.payloads import Notify
@@ -33,6 +34,7 @@ class Context:
         "_touched",
         "counters",
         "exports_keys",
+        "farewells",
         "forces_encapsulation",
         "held_tickets",
         "limits",
@@ -60,6 +62,7 @@ class Context:
         self.exports_keys = exports_keys
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
+        self.farewells = Farewells()
         self.tickets = TicketOffice(random)
         self.held_tickets: dict[str, HeldTicket] = {}  # by connection; the shell keeps none
         self.redirect_to: str | None = None  # the gateway for whoever comes. RFC 5685

@@ -13,7 +13,7 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
 from tunnelwrap.ike import crash, machine, redirect, resumption, sa_init
-from tunnelwrap.ike.context import Context, Random, WallClock
+from tunnelwrap.ike.context import Context, Random, WallClock, in_fragments
 from tunnelwrap.ike.half_open import HalfOpen, Place
 from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
 from tunnelwrap.ike.policy import ChildPolicy, ConnectionPolicy, Limits
@@ -113,12 +113,15 @@ class Endpoint:
             if isinstance(error, UnsupportedVersion):
                 self._refuse_version(datagram)
             return
-        sa = self._by_spi.get(header.spi_r if header.is_initiator else header.spi_i)
+        local_spi = header.spi_r if header.is_initiator else header.spi_i
+        sa = self._by_spi.get(local_spi)
         if sa is not None:
             machine.receive(sa, header, datagram, now)
             self._settle(sa.id, now)
         elif _is_initial(header):
             self._receive_initial(header, datagram, now)
+        elif farewell := self._farewell(local_spi, datagram, now):
+            self._repeat(farewell, datagram.path, None)
         else:
             self._receive_stray(header, datagram, now)
 
@@ -270,10 +273,7 @@ class Endpoint:
     def _receive_initial(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
         known = self._initial.get(datagram.octets)
         if known is not None and known.handshake is not None:
-            self._context.counters["repeated_responses"] += 1
-            text = f"> repeats the last response to {datagram.path}"
-            self._context.trace(known.id, "debug", text)
-            self._context.emit(Transmit(Datagram(datagram.path, known.handshake.response)))
+            self._repeat([known.handshake.response], datagram.path, known.id)
             return
         if not self._connections or datagram.path in self._streams:
             # one IKE SA for each stream. RFC 9329 §6.1
@@ -282,6 +282,20 @@ class Endpoint:
         place = self._half_open.admit(header, datagram, now)
         if place is not None:
             self._respond(header, datagram, place, now)
+
+    def _farewell(self, spi: bytes, datagram: Datagram, now: float) -> tuple[bytes, ...]:
+        """The response that an IKE SA has ended with, if this is its request again."""
+        is_reliable = datagram.path.carrier.is_reliable
+        return self._context.farewells.again(spi, datagram.octets, now, is_reliable=is_reliable)
+
+    def _repeat(self, response: Sequence[bytes], path: Path, sa_id: int | None) -> None:
+        """The last response again, to a request that has come again."""
+        self._context.counters["repeated_responses"] += 1
+        pieces = in_fragments(len(response))
+        text = f"> repeats the last response to {path}{pieces}"
+        self._context.trace(sa_id, "debug", text)
+        for octets in response:
+            self._context.emit(Transmit(Datagram(path, octets)))
 
     def _receive_stray(self, header: IkeHeader, datagram: Datagram, now: float) -> None:
         """A message of no IKE SA that we know. RFC 7296 §2.21.4.

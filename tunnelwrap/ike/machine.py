@@ -187,7 +187,7 @@ def resume(sa: IkeSa, lease: Lease | Refusal, now: float) -> None:
     except Refusal as error:
         payloads = [_notify_of(error)]
         _send_response(sa, message, payloads, sa.path)
-        _after_refusal(sa, message, error)
+        _after_refusal(sa, message, error, now)
         return
     _send_response(sa, message, payloads, sa.path)
     pump(sa, now)
@@ -352,9 +352,10 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
     _send_response(sa, message, payloads, path)
     intermediate.use_next_keys(sa)
     if refusal is not None:
-        _after_refusal(sa, message, refusal)
+        _after_refusal(sa, message, refusal, now)
     elif message.exchange == ExchangeType.INFORMATIONAL and deletes_ike(message):
         settle_before_delete(sa, now)
+        _keep_farewell(sa, now)
         sa.close("deleted by the peer", is_failure=False)
     elif message.exchange == ExchangeType.INFORMATIONAL:
         reauthentication.obey(sa, message, now)
@@ -369,12 +370,19 @@ def _notify_of(refusal: Refusal) -> Notify:
     return Notify.of(refusal.notify, refusal.data)
 
 
-def _after_refusal(sa: IkeSa, message: Message, refusal: Refusal | PeerRefused) -> None:
+def _keep_farewell(sa: IkeSa, now: float) -> None:
+    """The IKE SA ends with this response, which may be lost."""
+    is_reliable = sa.path.carrier.is_reliable
+    sa.context.farewells.keep(sa.local_spi, sa.responses, now, is_reliable=is_reliable)
+
+
+def _after_refusal(sa: IkeSa, message: Message, refusal: Refusal | PeerRefused, now: float) -> None:
     """What we could not accept ends the IKE SA, or stands in the log; with the peer's name."""
     name = name_of(NotifyType, refusal.notify)
     ends = isinstance(refusal, PeerRefused | InvalidSyntax | AuthenticationFailed)
     if ends or sa.state is IkeState.AUTHENTICATING:
         what = "" if isinstance(refusal, PeerRefused) else f"refused with {name}: "
+        _keep_farewell(sa, now)
         sa.close(f"{sa.peer}: {what}{refusal}", notify=refusal.notify)
         return
     level = "debug" if refusal.notify in ROUTINE else "warning"
@@ -395,7 +403,7 @@ def _on_unreadable(sa: IkeSa, header: IkeHeader, refusal: Refusal, path: Path, n
     else:
         sa.responses.begin()
         _send_response(sa, message, [_notify_of(refusal)], path)
-        _after_refusal(sa, message, refusal)
+        _after_refusal(sa, message, refusal, now)
 
 
 def _on_response(sa: IkeSa, message: Message, now: float, path: Path) -> None:

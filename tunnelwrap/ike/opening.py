@@ -30,6 +30,7 @@ def open_message(sa: IkeSa, header: IkeHeader, datagram: Datagram, now: float) -
     fragment = encrypted.fragment
     if fragment is None:
         plaintext = _unseal(sa, header, encrypted)
+        _hear(sa, header, encrypted)
         _note(sa, encrypted.aad, plaintext)
         return message_of(header, encrypted.first, plaintext)
     if sa.fragmentation.is_agreed and _is_awaited(sa, header):
@@ -62,6 +63,7 @@ def _collect(
         sa.context.counters["dropped_fragment"] += 1
         return None
     plaintext = _unseal(sa, header, encrypted)
+    _hear(sa, header, encrypted)
     if not reassembly.octets:
         sa.timers.arm(Timer.REASSEMBLY, now + REASSEMBLY_S)
     whole = reassembly.add(header, fragment, encrypted.first, plaintext)
@@ -83,6 +85,13 @@ def _unseal(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload) -> bytes:
         if previous is None or not _is_answered(sa, header):
             raise
         return previous.unseal(encrypted)
+
+
+def _hear(sa: IkeSa, header: IkeHeader, encrypted: EncryptedPayload) -> None:
+    """Keep what a request is known by when it comes again. RFC 7383 §2.6.1."""
+    is_first = encrypted.fragment is None or encrypted.fragment.number == 1
+    if is_first and not header.is_response:
+        sa.responses.heard(header.message_id, encrypted.aad + encrypted.body)
 
 
 def _note(sa: IkeSa, aad: bytes, plaintext: bytes) -> None:

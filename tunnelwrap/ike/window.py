@@ -5,8 +5,13 @@ time-out is left.
 """
 
 from enum import Enum
+from hashlib import sha256
+from typing import Final, NamedTuple
 
 from tunnelwrap.ike.policy import Retransmission
+
+FAREWELLS: Final = 256  # last responses that are kept at once, each of a few hundred octets
+FAREWELL_S: Final = 30.0  # strongSwan repeats a request after 4, 11 and 24 s
 
 
 class Verdict(Enum):
@@ -21,9 +26,10 @@ class Verdict(Enum):
 class ResponseWindow:
     """The peer's requests. Owns: the next message ID and the last response."""
 
-    __slots__ = ("_expected", "_is_pending", "_response")
+    __slots__ = ("_asked", "_expected", "_is_pending", "_response")
 
     def __init__(self) -> None:
+        self._asked = b""
         self._expected = 0
         self._response: tuple[bytes, ...] = ()
         self._is_pending = False
@@ -35,6 +41,11 @@ class ResponseWindow:
         if message_id == self._expected - 1 and self._response:
             return Verdict.DUPLICATE
         return Verdict.OUTSIDE
+
+    def heard(self, message_id: int, datagram: bytes) -> None:
+        """An authentic request has come, or its first fragment: it is known again by that."""
+        if self.judge(message_id) is Verdict.NEW:
+            self._asked = _digest(datagram)
 
     def begin(self) -> None:
         """A NEW request is being answered; its repetitions are absorbed meanwhile."""
@@ -54,6 +65,52 @@ class ResponseWindow:
     def response(self) -> tuple[bytes, ...]:
         """The datagrams of the last response, octet for octet; none before the first."""
         return self._response
+
+    @property
+    def asked(self) -> bytes:
+        """The digest of the datagram by which the request came that was answered last."""
+        return self._asked
+
+
+class Farewell(NamedTuple):
+    """The last response of an IKE SA that ended with it."""
+
+    asked: bytes  # the digest of what it answers
+    response: tuple[bytes, ...]
+    is_reliable: bool  # by what kind of path
+    until: float
+
+
+class Farewells:
+    """Last responses that outlive their IKE SAs: one may be lost, and its request comes again.
+
+    Of the IKE SA nothing is left, no keys either: only the very octets of the request bring the
+    response. Where it came in fragments the first of them does. RFC 7296 §2.1, RFC 7383 §2.6.1.
+    """
+
+    __slots__ = ("_by_spi",)
+
+    def __init__(self) -> None:
+        self._by_spi: dict[bytes, Farewell] = {}
+
+    def keep(self, spi: bytes, responses: ResponseWindow, now: float, *, is_reliable: bool) -> None:
+        """The IKE SA with this SPI of ours ends with its last response; the oldest makes room."""
+        until = now + FAREWELL_S
+        self._by_spi[spi] = Farewell(responses.asked, responses.response, is_reliable, until)
+        if len(self._by_spi) > FAREWELLS:
+            del self._by_spi[next(iter(self._by_spi))]
+
+    def again(
+        self, spi: bytes, datagram: bytes, now: float, *, is_reliable: bool
+    ) -> tuple[bytes, ...]:
+        """The response to a request that comes again; nothing where it is another, or too late.
+
+        What was on a stream stays on streams. RFC 9329 §2.
+        """
+        kept = self._by_spi.get(spi)
+        if kept is None or now > kept.until or is_reliable < kept.is_reliable:
+            return ()
+        return kept.response if _digest(datagram) == kept.asked else ()
 
 
 class RequestWindow:
@@ -131,3 +188,7 @@ class RequestWindow:
     def withdraw(self) -> None:
         """Forget the outstanding request without a response (IKE_SA_INIT is begun anew)."""
         self._request = ()
+
+
+def _digest(datagram: bytes) -> bytes:
+    return sha256(datagram).digest()

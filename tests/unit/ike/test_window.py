@@ -3,7 +3,7 @@
 import pytest
 
 from tunnelwrap.ike.policy import Retransmission
-from tunnelwrap.ike.window import RequestWindow, ResponseWindow, Verdict
+from tunnelwrap.ike.window import FAREWELLS, Farewells, RequestWindow, ResponseWindow, Verdict
 
 POLICY = Retransmission(timeout_s=0.5, factor=2.0, tries=3, reliable_timeout_s=60.0)
 
@@ -75,3 +75,21 @@ def test_message_ids_grow_with_responses_only() -> None:
     window.sent((b"again",), 0.0, is_reliable=False)
     window.completed()
     assert (window.next_id, window.due()) == (1, None)
+
+
+def test_of_too_many_farewells_the_oldest_makes_room() -> None:
+    farewells = Farewells()
+    for number in range(FAREWELLS + 1):
+        window = ResponseWindow()
+        window.heard(0, b"request %d" % number)
+        window.begin()
+        window.answered(b"response %d" % number)
+        farewells.keep(number.to_bytes(8, "big"), window, 100.0, is_reliable=False)
+
+    def again(number: int) -> tuple[bytes, ...]:
+        spi = number.to_bytes(8, "big")
+        return farewells.again(spi, b"request %d" % number, 101.0, is_reliable=False)
+
+    assert again(0) == ()
+    assert again(1) == (b"response 1",)
+    assert again(FAREWELLS) == (b"response %d" % FAREWELLS,)
