@@ -115,7 +115,7 @@ class Driver:
         self._keepalive = loop.call_later(KEEPALIVE_S, self._send_keepalives)
 
     def datagrams(self, transport: Transport, batch: Sequence[memoryview]) -> None:
-        """Take datagrams that arrived (BatchCallback of every transport)."""
+        """Take datagrams that arrived (BatchCallback of every transport), all ESP first."""
         if self._is_closed:
             return
         for datagram in self._plane.feed(transport, batch):
@@ -258,9 +258,9 @@ class Driver:
             return
         if transport.path.has_marker:
             if octets[:4] != NON_ESP_MARKER:
-                self.counters["dropped_unknown_esp"] += 1
-                self._endpoint.unknown_esp(octets[:4], transport.path, self._loop.time())
-                self._drain()
+                # the response before it in the batch may have made its Child SA meanwhile
+                if self._plane.feed(transport, [datagram]):
+                    self._take_unknown_esp(transport, octets)
                 return
             octets = octets[4:]
         self._current = transport
@@ -274,6 +274,11 @@ class Driver:
             logger.exception("a datagram from %s could not be processed", transport.path)
         finally:
             self._current = None
+
+    def _take_unknown_esp(self, transport: Transport, octets: bytes) -> None:
+        self.counters["dropped_unknown_esp"] += 1
+        self._endpoint.unknown_esp(octets[:4], transport.path, self._loop.time())
+        self._drain()
 
     def _drain(self) -> None:
         """Do everything the core says, then arm the timer: after each mutation, and only here."""
