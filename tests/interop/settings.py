@@ -43,6 +43,7 @@ class StrongSwanMore:
     child: Tree = field(default_factory=dict)
     secrets: Tree = field(default_factory=dict)
     charon: Tree = field(default_factory=dict)  # of strongswan.conf; at the daemon's start
+    levels: Tree = field(default_factory=dict)  # of its log, by group; likewise
 
 
 @dataclass(frozen=True, slots=True)

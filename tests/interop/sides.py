@@ -64,6 +64,7 @@ class StrongSwanSide:
         }
         own = {key: str(value) for key, value in wishes.items() if value}
         self.daemon.settings = {**settings.strongswan.charon, **own}
+        self.daemon.levels = settings.strongswan.levels
         self.daemon.start()
         sides, secrets = self._proof(settings.proof)
         child = dict(settings.strongswan.child)

@@ -45,7 +45,8 @@ class StrongSwan:
 
     ``directory`` keeps strongswan.conf, swanctl.conf, credentials and ``charon.log``. With a
     ``root`` it is the strongSwan of that Debian, and without one that of this machine. ``settings``
-    are of strongswan.conf, read at each start, and go before the defaults here.
+    are of strongswan.conf and ``levels`` those of its log by group, read at each start; both go
+    before the defaults here.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class StrongSwan:
         self._run_directory = Path(tempfile.mkdtemp(prefix="charon-"))
         self._socket = f"unix://{self._run_directory}/vici"
         self.settings: Tree = settings or {}
+        self.levels: Tree = {}
         self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         for name in ("x509", "x509ca", "private"):
@@ -215,6 +217,7 @@ class StrongSwan:
             "cfg": "2",
             "enc": "1",
             "flush_line": "yes",
+            **self.levels,
         }
         charon: Tree = {
             "load": PLUGINS,
