@@ -25,6 +25,7 @@ from rich.table import Table
 from tests.interop.lan import INNER_HOST, Lan, PingFlood, PingResult, ping, two_hosts
 from tests.interop.pair import Pair, psk_proofs
 from tests.interop.settings import Role, Settings
+from tests.kit.strongswan import wait_until
 
 IKE = "aes256gcm16-prfsha256-modp4096"
 ESP = "aes256gcm16-modp4096"
@@ -57,7 +58,7 @@ class Figures:
     collisions: Counter[str]
     pings: PingResult
     stream: str
-    overflows: dict[str, int]  # datagrams that a full socket dropped, by host
+    drops: dict[str, int]  # packets, by who dropped them and why
     child_sas_left: int
     has_stood: bool
 
@@ -128,6 +129,7 @@ def stream(lan: Lan, directory: Path, seconds: float) -> Iterator[Path]:
         [*inside, lan.responder, "iperf3", "--server", "--bind", INNER_HOST],
         stdout=subprocess.DEVNULL,
     )
+    wait_until(lambda: is_listening(lan.responder), 10, "iperf3 serves")
     command = [*inside, lan.initiator, "iperf3", "--client", INNER_HOST, "--json"]
     command += ["--bitrate", STREAM, "--length", BLOCK, "--interval", "0"]
     command += ["--time", str(int(seconds))]
@@ -144,6 +146,12 @@ def stream(lan: Lan, directory: Path, seconds: float) -> Iterator[Path]:
             process.wait()
 
 
+def is_listening(host: str) -> bool:
+    """Whether iperf3 can be reached there."""
+    command = ["ip", "netns", "exec", host, "ss", "-Hltn", "sport = :5201"]
+    return bool(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
 def count(pair: Pair, role: Role, pings: PingResult, told: Path) -> Figures:
     """The figures, while both daemons still run."""
     log = pair.strongswan.log
@@ -154,10 +162,7 @@ def count(pair: Pair, role: Role, pings: PingResult, told: Path) -> Figures:
         collisions=collisions(log),
         pings=pings,
         stream=words_of(told),
-        overflows={
-            "tunnelwrap" if end is role else "strongSwan": overflows(getattr(pair.lan, end.value))
-            for end in Role
-        },
+        drops=drops(pair, role),
         child_sas_left=pair.strongswan.sas().count("INSTALLED"),
         has_stood=has_stood and len(re.findall(IKE_ESTABLISHED, log)) == 1,
     )
@@ -170,11 +175,32 @@ def collisions(log: str) -> Counter[str]:
     )
 
 
-def overflows(host: str) -> int:
+def drops(pair: Pair, role: Role) -> dict[str, int]:
+    """What each host has dropped: in its full queues, and tunnelwrap for any reason."""
+    found = {}
+    for end in Role:
+        who = "tunnelwrap" if end is role else "strongSwan"
+        host = getattr(pair.lan, end.value)
+        found[f"{who}'s full socket"] = full_socket(host)
+        found[f"{who}'s full TUN"] = full_tun(host)
+    counted = pair.tunnelwrap.counters()
+    return found | {
+        f"tunnelwrap: {cause}": times for cause, times in counted.items() if "_esp" in cause
+    }
+
+
+def full_socket(host: str) -> int:
     """Datagrams that the kernel of a host dropped because nobody read them soon enough."""
     command = ["ip", "netns", "exec", host, "nstat", "--json", "-asz", "UdpRcvbufErrors"]
     output = subprocess.run(command, check=True, capture_output=True).stdout
     return int(json.loads(output)["kernel"]["UdpRcvbufErrors"])
+
+
+def full_tun(host: str) -> int:
+    """Packets that it dropped so on their way into the tunnel."""
+    command = ["ip", "-n", host, "-json", "-s", "link", "show", "type", "tun"]
+    links = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return sum(int(link["stats64"]["tx"]["dropped"]) for link in links)
 
 
 def words_of(told: Path) -> str:
@@ -197,7 +223,7 @@ def print_table(role: Role, figures: Figures) -> None:
         **{f"  {what}": times for what, times in sorted(figures.collisions.items())},
         "pings lost": f"{pings.lost:,} of {pings.sent:,}",
         f"stream of {STREAM}bit/s": figures.stream,
-        **{f"  dropped by {who}'s full socket": n for who, n in figures.overflows.items()},
+        **{f"  dropped by {cause}": times for cause, times in figures.drops.items()},
         "Child SAs left": figures.child_sas_left,
         "the tunnel stood": "yes" if figures.has_stood else "NO",
     }

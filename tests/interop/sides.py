@@ -4,6 +4,7 @@ A ``Settings`` says what one end is to do; ``StrongSwanSide`` and ``TunnelwrapSi
 their own configuration language, start the daemon, and answer a few questions about it.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,12 @@ class TunnelwrapSide:
     def has_tunnel(self) -> bool:
         done = self._command("status", "--json", str(self._file))
         return done.returncode == 0 and "INSTALLED" in done.stdout
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted so far, by cause."""
+        done = self._command("status", "--json", str(self._file))
+        counted: dict[str, int] = json.loads(done.stdout)["counters"]
+        return counted
 
     def disconnect(self) -> None:
         done = self._command("disconnect", str(self._file))
