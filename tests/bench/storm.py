@@ -185,7 +185,9 @@ def drops(pair: Pair, role: Role) -> dict[str, int]:
         found[f"{who}'s full TUN"] = full_tun(host)
     counted = pair.tunnelwrap.counters()
     return found | {
-        f"tunnelwrap: {cause}": times for cause, times in counted.items() if "_esp" in cause
+        f"tunnelwrap ({cause.removeprefix('dropped_')})": times
+        for cause, times in counted.items()
+        if "_esp" in cause
     }
 
 
