@@ -84,6 +84,7 @@ class Farewell(NamedTuple):
 class Farewells:
     """Last responses that outlive their IKE SAs: one may be lost, and its request comes again.
 
+    strongSwan, for one, misses the answer to the delete of a redundant IKE SA if it comes at once.
     Of the IKE SA nothing is left, no keys either: only the very octets of the request bring the
     response. Where it came in fragments the first of them does. RFC 7296 §2.1, RFC 7383 §2.6.1.
     """
