@@ -48,6 +48,7 @@ ROOT_TESTS = ("tests/netns", "tests/interop")
 KERNEL_TESTS = "tests/kernel"
 LOSSLESS = "tests/interop/test_rekey.py"
 COVERAGE_LEAST = 85
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
 TESTS_FAILED = 1  # pytest's status where it ran to the end
 
 Step = tuple[str, Callable[[], None]]
@@ -77,7 +78,7 @@ def steps() -> list[Step]:
         ("lint", lambda: tool("ruff", "check", ".")),
         ("imports", lambda: tool("lint-imports")),
         ("types", lambda: tool("mypy")),
-        ("tests", lambda: tests(NO_ROOT_TESTS, "not root")),
+        ("tests", lambda: tests(NO_ROOT_TESTS, "not root", *SIDE_BY_SIDE)),
     ]
     if is_root():
         gates.append(("root", root_tests))
@@ -86,9 +87,9 @@ def steps() -> list[Step]:
     return gates
 
 
-def tests(folders: Sequence[str], marked: str) -> None:
+def tests(folders: Sequence[str], marked: str, *options: str) -> None:
     """Run the tests of some folders under coverage, also in the programs that they start."""
-    tool("coverage", "run", "-m", "pytest", *chosen(folders, marked))
+    tool("coverage", "run", "-m", "pytest", *chosen(folders, marked), *options)
 
 
 def root_tests() -> None:
@@ -99,7 +100,7 @@ def root_tests() -> None:
     tests([LOSSLESS], "root")
     arguments = ["coverage", "run", "-m", "pytest", *chosen(ROOT_TESTS, "root")]
     arguments.append(f"--ignore={LOSSLESS}")
-    status = run_tool(*arguments)
+    status = run_tool(*arguments, *SIDE_BY_SIDE)
     if status == TESTS_FAILED:
         print("== once more, those that failed; one that passes now was too sensitive", flush=True)
         status = run_tool(*arguments, "--last-failed")
