@@ -111,10 +111,13 @@ class Host:
 
     def __init__(self, space: Namespace) -> None:
         self.space = space
-        space.ip("link", "add", "inner", "type", "dummy")
-        space.ip("link", "set", "inner", "up")
+        self.ip("link add inner type dummy", "link set inner up")
         for key, value in LOOPBACK_SYSCTLS:
             space.sysctl(key, value)
+
+    def ip(self, *commands: str) -> None:
+        """Run commands of iproute2's ip, all in one process: those are slow to start here."""
+        self.space.run("ip", "-batch", "-", stdin="\n".join(commands))
 
     def open_bridge(self) -> Bridge:
         with self.space.entered():
@@ -134,36 +137,15 @@ class Host:
         transport = MemoryTransport(path_of(Carrier.TLS))
         peer = Peer(number, self.open_port(bridge, transport), transport)
         port, alias_port = peer.port, mapped_from or peer.port.alias.port
-        self.add_state(port, "in", (peer.spi, peer.keys(0), number), alias_port)
-        self.add_state(port, "out", (SPI_TO_PEER, peer.keys(1), number), alias_port)
-        for inner, everything, lan in (
-            (peer.inner(4), "0.0.0.0/0", "10.77.0.0/24"),
-            (peer.inner(6), "::/0", "fd77::/64"),
-        ):
-            self.allow(port, number, f"src {inner} dst {lan} dir fwd")
-            self.allow(port, number, f"src {everything} dst {inner} dir out")
-        return peer
-
-    def add_state(
-        self, port: BridgePort, direction: str, sa: tuple[int, SaKeys, int], alias_port: int
-    ) -> None:
-        """An SA with this SPI, keys and reqid between an alias and its entrance."""
-        (spi, keys, reqid), alias, entrance = sa, port.alias, port.entrance
-        ends = [(alias.ip, alias_port), (entrance.ip, entrance.port)]
-        source, destination = ends if direction == "in" else ends[::-1]
-        self._xfrm(
-            f"state add src {source[0]} dst {destination[0]} proto esp spi {spi} mode tunnel"
-            f" reqid {reqid} replay-window 128 flag af-unspec flag esn"
-            f" aead rfc4106(gcm(aes)) 0x{keys.encryption.reveal().hex()} 128"
-            f" encap espinudp {source[1]} {destination[1]} 0.0.0.0"
+        self.ip(
+            state(port, "in", (peer.spi, peer.keys(0), number), alias_port),
+            state(port, "out", (SPI_TO_PEER, peer.keys(1), number), alias_port),
+            policy(port, number, f"src {peer.inner(4)} dst 10.77.0.0/24 dir fwd"),
+            policy(port, number, f"src {peer.inner(6)} dst fd77::/64 dir fwd"),
+            policy(port, number, f"src 0.0.0.0/0 dst {peer.inner(4)} dir out"),
+            policy(port, number, f"src ::/0 dst {peer.inner(6)} dir out"),
         )
-
-    def allow(self, port: BridgePort, reqid: int, policy: str) -> None:
-        """A policy for what comes from a peer or goes there."""
-        ends = [str(port.alias.ip), str(port.entrance.ip)]
-        source, destination = ends[::-1] if policy.endswith("out") else ends
-        template = f"src {source} dst {destination} proto esp reqid {reqid} mode tunnel"
-        self._xfrm(f"policy add {policy} tmpl {template}")
+        return peer
 
     async def counted(self, name: str, count: int) -> None:
         """Wait until a counter says so."""
@@ -175,8 +157,26 @@ class Host:
         lines = self.space.run("cat", "/proc/net/xfrm_stat").splitlines()
         return next(int(line.split()[1]) for line in lines if line.split()[0] == name)
 
-    def _xfrm(self, words: str) -> None:
-        self.space.ip("xfrm", *words.split())
+
+def state(port: BridgePort, direction: str, sa: tuple[int, SaKeys, int], alias_port: int) -> str:
+    """The command for an SA with this SPI, keys and reqid between an alias and its entrance."""
+    (spi, keys, reqid), alias, entrance = sa, port.alias, port.entrance
+    ends = [(alias.ip, alias_port), (entrance.ip, entrance.port)]
+    source, destination = ends if direction == "in" else ends[::-1]
+    return (
+        f"xfrm state add src {source[0]} dst {destination[0]} proto esp spi {spi} mode tunnel"
+        f" reqid {reqid} replay-window 128 flag af-unspec flag esn"
+        f" aead rfc4106(gcm(aes)) 0x{keys.encryption.reveal().hex()} 128"
+        f" encap espinudp {source[1]} {destination[1]} 0.0.0.0"
+    )
+
+
+def policy(port: BridgePort, reqid: int, words: str) -> str:
+    """The command for a policy on what comes from a peer or goes there."""
+    ends = [str(port.alias.ip), str(port.entrance.ip)]
+    source, destination = ends[::-1] if words.endswith("out") else ends
+    template = f"src {source} dst {destination} proto esp reqid {reqid} mode tunnel"
+    return f"xfrm policy add {words} tmpl {template}"
 
 
 class Handing(Owner):
@@ -203,11 +203,10 @@ def gateway(lan: Namespace) -> Iterator[Host]:
         near, far = ["10.77.0.1/24", "fd77::1/64"], ["10.77.0.2/24", "fd77::2/64"]
         wire(space, "eth0", near, lan, "eth0", far)
         host = Host(space)
-        for peers, gateway in (("10.9.0.0/24", "10.77.0.1"), ("fd09::/64", "fd77::1")):
-            lan.route(peers, via=gateway)
-            space.route(peers, dev="inner")
-        space.sysctl("net.ipv4.ip_forward", 1)
-        space.sysctl("net.ipv6.conf.all.forwarding", 1)
+        host.ip("route add 10.9.0.0/24 dev inner", "route add fd09::/64 dev inner")
+        lan.route("10.9.0.0/24", via="10.77.0.1")
+        lan.route("fd09::/64", via="fd77::1")
+        space.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         yield host
 
 
@@ -367,7 +366,7 @@ async def test_peers_see_each_other_only_if_allowed(gateway: Host, bridge: Bridg
     one, other = gateway.peer(bridge, 1), gateway.peer(bridge, 2)
     one.send([udp(100, one.inner(), other.inner())])
     await gateway.counted("XfrmInNoPols", 1)
-    gateway.allow(one.port, 1, f"src {one.inner()} dst {other.inner()} dir fwd")
+    gateway.ip(policy(one.port, 1, f"src {one.inner()} dst {other.inner()} dir fwd"))
     one.send([udp(101, one.inner(), other.inner())])
     await until(lambda: other.transport.sent)
     (inner,) = other.opened(other.transport.sent)
@@ -378,7 +377,7 @@ async def test_policies_for_all_addresses_leave_the_bridge_alone(
     gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
 ) -> None:
     sock, peer = listen(), gateway.peer(bridge, 1)
-    gateway.allow(peer.port, 1, "src 0.0.0.0/0 dst 0.0.0.0/0 dir in")
+    gateway.ip(policy(peer.port, 1, "src 0.0.0.0/0 dst 0.0.0.0/0 dir in"))
     peer.send([udp(100, peer.inner(), LAN[4])])
     assert [len(payload) for payload in await collected(sock, 1)] == [100]
     sock.sendto(bytes(50), (peer.inner(), PEER_PORT))
@@ -473,10 +472,12 @@ async def test_kernels_at_both_ends_of_a_stream(
 ) -> None:
     peer, other = gateway.peer(bridge, 1), client.open_bridge()
     port = client.open_port(other, peer.transport)
-    client.add_state(port, "in", (SPI_TO_PEER, peer.keys(1), 1), port.alias.port)
-    client.add_state(port, "out", (peer.spi, peer.keys(0), 1), port.alias.port)
-    client.allow(port, 1, "src 0.0.0.0/0 dst 10.9.0.1 dir in")
-    client.allow(port, 1, "src 10.9.0.1 dst 0.0.0.0/0 dir out")
+    client.ip(
+        state(port, "in", (SPI_TO_PEER, peer.keys(1), 1), port.alias.port),
+        state(port, "out", (peer.spi, peer.keys(0), 1), port.alias.port),
+        policy(port, 1, "src 0.0.0.0/0 dst 10.9.0.1 dir in"),
+        policy(port, 1, "src 10.9.0.1 dst 0.0.0.0/0 dir out"),
+    )
     streams = []
     for sock, end in zip(tcp_pair(), (port, peer.port), strict=True):
         streams.append(stream_of(sock, Handing(end), is_originator=end is port))

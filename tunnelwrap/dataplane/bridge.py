@@ -54,7 +54,7 @@ BLOCKS: Final = range(64, 128)  # 127.n.0.0/16; a second daemon finds the first 
 PORT: Final = 4510  # of the entrance and of every alias; below the ephemeral ports
 REST_S: Final = 120.0  # before an alias is used again: longer than a SA outlives its IKE SA
 
-READ_MOST: Final = 64  # packets of one read, then others have their turn
+READ_MOST: Final = 128  # packets of one read, then others have their turn
 READ_OCTETS: Final = 262144  # the same for large packets
 LARGEST: Final = 65507  # payload of a UDP datagram
 FIRST_GUESS: Final = 1472
