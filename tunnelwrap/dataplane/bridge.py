@@ -20,8 +20,13 @@ what that does not hold.
 
 What is decrypted here has come by the loopback device, whose routes the kernel exempts from
 policies: in and fwd policies would not be asked, and a peer could send from any inner address.
-LOOPBACK_SYSCTLS ends that exemption, and ``Bridge.create`` refuses to work without. The device
-is exempt from encryption too, so routes to inner addresses must lead through another one.
+LOOPBACK_SYSCTLS ends that exemption, and ``Bridge.create`` refuses to work without. What it asks
+of the data plane:
+- A host's packets to itself are judged then, too. Where an in policy covers an address of this
+  host (a client's inner address, from everywhere), a policy that goes before it and has no template
+  must allow that address to itself.
+- The device is exempt from encryption as well: routes to inner addresses lead through another one
+  (a dummy does), with the MTU that ESP in ``max_datagram`` leaves, for that of lo is 65536.
 Owns: the entrance, the aliases and their sockets, the buffers of reading.
 """
 
@@ -52,7 +57,7 @@ LOOPBACK_SYSCTLS: Final = (("net/ipv4/conf/lo/disable_policy", "0"),)
 
 BLOCKS: Final = range(64, 128)  # 127.n.0.0/16; a second daemon finds the first taken
 PORT: Final = 4510  # of the entrance and of every alias; below the ephemeral ports
-REST_S: Final = 120.0  # before an alias is used again: longer than a SA outlives its IKE SA
+REST_S: Final = 120.0  # before an alias is used again; nothing of its last client is left then
 
 READ_MOST: Final = 128  # packets of one read, then others have their turn
 READ_OCTETS: Final = 262144  # the same for large packets
