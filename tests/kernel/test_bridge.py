@@ -42,7 +42,6 @@ PORT, PEER_PORT = 2000, 1000  # as udp() has them
 SPI_TO_PEER = 0x5000  # that all peers have chosen
 SUITE = suite_of("aes128gcm16")
 XFRM_MAPPING_GROUP = 1 << 7
-NETLINK_XFRM = 6
 EXEMPTIONS = [
     f"net.{family}.conf.{device}.disable_policy"
     for family in ("ipv4", "ipv6")
@@ -382,6 +381,18 @@ async def test_no_bridge_opens_where_anything_exempts_from_policies(
         gateway.open_bridge()
 
 
+async def test_a_second_bridge_has_addresses_of_its_own(gateway: Host, bridge: Bridge) -> None:
+    second = gateway.open_bridge()
+    blocks = [each.entrance.ip.packed[:2] for each in (bridge, second)]
+    assert blocks[0] != blocks[1]
+    port = gateway.open_port(second, MemoryTransport(path_of(Carrier.TLS)))
+    assert port.alias.ip.packed[:2] == blocks[1]
+    second.close()
+    third = gateway.open_bridge()
+    assert third.entrance == second.entrance
+    third.close()
+
+
 async def test_peers_see_each_other_only_if_allowed(gateway: Host, bridge: Bridge) -> None:
     one, other = gateway.peer(bridge, 1), gateway.peer(bridge, 2)
     one.send([udp(100, one.inner(), other.inner())])
@@ -457,7 +468,7 @@ async def test_the_kernel_sees_no_mapping_change(
     """It would with any port but the alias's."""
     sock = listen()
     with gateway.space.entered():
-        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM)
+        events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_XFRM)
     with events:
         events.bind((0, XFRM_MAPPING_GROUP))
         peer = gateway.peer(bridge, 1, mapped_from=mapped_from)

@@ -49,7 +49,16 @@ from tunnelwrap.errors import DataPlaneError, NotPrivileged, Unsupported
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.sockets import raw, reason_of
-from tunnelwrap.transport.udp import MAX_SEGMENTS, RUN_OCTETS, SO_RCVBUFFORCE, UDP_SEGMENT
+from tunnelwrap.transport.udp import (
+    LARGEST,
+    MAX_SEGMENTS,
+    RUN_OCTETS,
+    SO_RCVBUFFORCE,
+    UDP_ENCAP,
+    UDP_ENCAP_ESPINUDP,
+    UDP_SEGMENT,
+    bypass_policies,
+)
 from tunnelwrap.wire.framing import LENGTH_OCTETS
 
 LOOPBACK_SYSCTLS: Final = (("net/ipv4/conf/lo/disable_policy", "0"),)
@@ -61,7 +70,6 @@ REST_S: Final = 120.0  # before an alias is used again; nothing of its last clie
 
 READ_MOST: Final = 128  # packets of one read, then others have their turn
 READ_OCTETS: Final = 262144  # the same for large packets
-LARGEST: Final = 65507  # payload of a UDP datagram
 FIRST_GUESS: Final = 1472
 LEARN_FROM: Final = 8  # packets that a read must have to be a hint at what comes next
 RECEIVE_BUFFER: Final = 1 << 20  # 10 ms at 1 Gbit/s, as the kernel counts memory
@@ -70,12 +78,7 @@ PAUSE_S: Final = 0.001  # until a congested transport is asked again
 PAUSE_SHARE: Final = 0.125  # of how long it has been congested
 PAUSE_MOST_S: Final = 0.1
 
-# Of linux/udp.h, in.h, socket.h, netlink.h, xfrm.h, sock_diag.h.
-UDP_ENCAP: Final = 100
-UDP_ENCAP_ESPINUDP: Final = 2
-IP_XFRM_POLICY: Final = 17
-SO_MEMINFO: Final = 55
-NETLINK_XFRM: Final = 6
+SO_MEMINFO: Final = 55  # of asm/socket.h
 
 _EXEMPTIONS: Final = tuple(
     f"net/{family}/conf/{device}/disable_policy"
@@ -83,12 +86,10 @@ _EXEMPTIONS: Final = tuple(
     for device in ("lo", "all")
 )
 _MEMINFO = Struct("=9I")
-_DROPS: Final = 8  # SK_MEMINFO_DROPS
+_MEMINFO_OPTION: Final = (socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
+_DROPS: Final = 8  # SK_MEMINFO_DROPS of linux/sock_diag.h
 _SEGMENT = Struct("=H")
 _LENGTH = Struct("!H")
-# struct xfrm_userpolicy_info, all else zero: family of the selector | direction. Action 0 allows.
-_BYPASS = Struct("=40xH14x104xB7x")
-_DIRECTIONS: Final = (0, 1)  # in, out
 _NO_OFFLOAD: Final = frozenset((errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP))
 
 
@@ -324,7 +325,9 @@ def open_entrance() -> socket.socket:
         DataPlaneError: the loopback device is down, or every block is taken.
     """
     try:
-        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM).close()  # loads the module
+        socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_XFRM
+        ).close()  # loads the module
     except OSError as error:
         raise Unsupported(f"kernel has no XFRM: {reason_of(error)}") from error
     for block in BLOCKS:
@@ -362,17 +365,12 @@ class _Shared:
     on_close: Callable[[BridgePort], None]
 
 
-_MEMINFO_OPTION: Final = (socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
-
-
 def _socket_at(address: SocketAddress, *, bypass: bool) -> socket.socket:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        if bypass:  # policies are asked for inner packets only, were their selectors ever so wide
-            for direction in _DIRECTIONS:
-                policy = _BYPASS.pack(socket.AF_INET, direction)
-                sock.setsockopt(socket.IPPROTO_IP, IP_XFRM_POLICY, policy)
+        if bypass:
+            bypass_policies(sock)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         with suppress(PermissionError):  # beyond what the system allows to all

@@ -472,19 +472,28 @@ def _leave_esp_to_kernel(sock: socket.socket, *, has_marker: bool) -> None:
 
     Joined datagrams (UDP_GRO) would reach some kernels' ESP in one piece.
     """
-    family = sock.family
-    is_v6 = family == socket.AF_INET6
-    place = (
-        (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY) if is_v6 else (socket.IPPROTO_IP, IP_XFRM_POLICY)
-    )
     try:
-        for direction in (_POLICY_IN, _POLICY_OUT):
-            sock.setsockopt(*place, _POLICY.pack(family, direction, _POLICY_ALLOW))
+        bypass_policies(sock)
         if has_marker:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)
     except OSError as error:
         sock.close()
         raise TransportError(f"this kernel has no ESP over UDP: {reason_of(error)}") from error
+
+
+def bypass_policies(sock: socket.socket) -> None:
+    """Keep the datagrams of a socket clear of the kernel's IPsec policies, however wide they are.
+
+    Raises:
+        OSError: the kernel has none, or we have no right to it.
+    """
+    family = sock.family
+    is_v6 = family == socket.AF_INET6
+    place = (
+        (socket.IPPROTO_IPV6, IPV6_XFRM_POLICY) if is_v6 else (socket.IPPROTO_IP, IP_XFRM_POLICY)
+    )
+    for direction in (_POLICY_IN, _POLICY_OUT):
+        sock.setsockopt(*place, _POLICY.pack(family, direction, _POLICY_ALLOW))
 
 
 def _set_by_family(
