@@ -59,3 +59,44 @@ def test_kernel_and_userspace_understand_each_other_over_udp(
 
     assert planes_of(client) == [ours]
     assert planes_of(gateway) == [theirs]
+
+
+@pytest.mark.parametrize("plane", ["auto", "kernel"])
+@pytest.mark.parametrize("carrier", ["tls", "tcp"])
+def test_streams_go_through_either_plane_of_the_gateway(
+    net: Hosts, plane: str, carrier: str
+) -> None:
+    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": plane}})
+    net.connect(CLIENT, "--carrier", carrier)
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    net.download(2 << 20).finish()
+
+    assert planes_of(gateway) == ["kernel" if plane == "kernel" else "userspace"]
+
+
+def test_a_broken_stream_comes_back_into_the_kernel(net: Hosts) -> None:
+    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
+    net.connect(CLIENT, "--carrier", "tls")
+    states = net.gateway.run("ip", "-o", "xfrm", "state", "count")
+    net.router.run("ss", "-K", "dst", "203.0.113.2")
+    net.client.run("ss", "-K", "dst", "203.0.113.2")
+
+    net.client.run("ping", "-c5", "-i0.2", "-w20", "-I", INNER, SITE)
+
+    assert net.gateway.run("ip", "-o", "xfrm", "state", "count") == states
+    assert planes_of(gateway) == ["kernel"]
+
+
+def test_the_end_takes_all_of_it_back(net: Hosts) -> None:
+    exempt = net.gateway.sysctl("net.ipv4.conf.lo.disable_policy")
+    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
+    client = net.connect(CLIENT)
+
+    client.stop()
+    gateway.stop()
+
+    for host in (net.client, net.gateway):
+        assert host.run("ip", "xfrm", "state") == ""
+        assert host.run("ip", "xfrm", "policy") == ""
+    assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt

@@ -17,7 +17,7 @@ import pytest
 
 from tests.kit.netns import Namespace, wire
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, SUITES, child_of, selectors
-from tunnelwrap.dataplane.xfrm import KernelPlane, tag_of, why_not
+from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
@@ -260,6 +260,22 @@ async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, w
     assert [set(end.statistics()) - {"XfrmInNoStates"} for end in ends] == [set(), set()]
     counted = ends[0].plane.counters(0x1000)
     assert (counted.packets_out, counted.packets_in) == (200, pings.result())
+
+
+async def test_a_plane_hands_over_how_far_a_child_sa_is(ends: Ends) -> None:
+    install(ends)
+    assert await answered(ends[0], NEAR, FAR, 5) == 5
+
+    progress = ends[0].plane.take_out(0x1000)
+
+    assert await states(ends[0]) == []
+    assert (progress.outbound, progress.inbound, progress.seen) == (5 + SKIPPED, 5, 0b11111)
+    assert (progress.counters.packets_in, progress.counters.packets_out) == (5, 5)
+    way = ends[0].transport(*OUTER)
+    ends[0].plane.install(child_of(0), way, use_outbound=True, progress=progress)
+    assert await answered(ends[0], NEAR, FAR, 5) == 5
+    assert ends[0].plane.counters(0x1000).packets_out == 10
+    assert ends[0].plane.take_out(0x1000).outbound == 10 + 2 * SKIPPED
 
 
 async def test_a_nat_that_gives_another_port_is_told(ends: Ends) -> None:

@@ -39,18 +39,21 @@ class Chosen:
     name: str  # as people call it
     remark: str  # why, or what for
     kernel_esp: bool  # ESP over UDP is the kernel's affair
+    for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
 
     def __str__(self) -> str:
         return f"data plane: {self.name} ({self.remark})"
 
 
-def choose_plane(
+def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     wanted: str,
     tun: Tun,
     inner_mtu: int,
     listeners: Listeners,
     policies: Iterable[ConnectionPolicy],
     instance: str,
+    *,
+    bridges_streams: bool = False,
 ) -> Chosen:
     """Make the data plane that a configuration asks for.
 
@@ -61,6 +64,7 @@ def choose_plane(
         listeners: hear of what it sees.
         policies: whose suites it must know.
         instance: marks what is left in the kernel.
+        bridges_streams: whether "kernel" is meant for streams, too.
 
     Raises:
         Unsupported: the kernel is asked for and cannot.
@@ -75,6 +79,8 @@ def choose_plane(
         return Chosen(userspace, "userspace", why, kernel_esp=False)
     kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
     mixed = MixedPlane(kernel, userspace)
+    if wanted == "kernel" and bridges_streams:
+        return Chosen(mixed, "kernel", "as configured", kernel_esp=True, for_streams=mixed)
     return Chosen(mixed, "kernel", "for UDP; userspace for streams", kernel_esp=True)
 
 

@@ -27,6 +27,7 @@ from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
+from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener, server_context
 from tunnelwrap.errors import (
     ControlError,
@@ -38,6 +39,7 @@ from tunnelwrap.errors import (
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
 from tunnelwrap.hostnet.links import gateway_changes
+from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
 from tunnelwrap.ike.redirect import decoded, encoded
@@ -90,7 +92,8 @@ class Server:
         self._leases = Leases(state / "leases.sqlite", self._pools)
         listeners = Listeners(self._expired, self._elsewhere, self._mapped)
         self._plane = choose_plane(
-            *(file.gateway.data_plane, self._host.tun, TUN_MTU, listeners, self._policies, name)
+            *(file.gateway.data_plane, self._host.tun, TUN_MTU, listeners, self._policies, name),
+            bridges_streams=True,
         )
         endpoint = Endpoint(
             os.urandom,
@@ -127,6 +130,8 @@ class Server:
         try:
             await self._control.start()
             self._host.apply(self._changes())
+            if self._plane.for_streams is not None:
+                self._plane.for_streams.open_bridge()
             self._listen_udp()
             self._listen_streams()
             async with asyncio.TaskGroup() as tasks:
@@ -177,6 +182,8 @@ class Server:
             for network in settings.networks
         )
         changes = list(gateway_changes(tun, TUN_MTU, own, networks))
+        if self._plane.for_streams is not None:
+            changes += [SysctlChange.of(key, value) for key, value in LOOPBACK_SYSCTLS]
         if masqueraded:
             changes.append(NatChange(name, tun, masqueraded, kernel_esp))
         if pools:

@@ -33,6 +33,24 @@ class KernelFlow:
     protocol: int  # 0: any
     local_port: PortMask
     peer_port: PortMask
+    is_own: bool = False  # of this host to itself
+
+    @property
+    def covers_own(self) -> bool:
+        """Whether packets of this host to itself look as if they were the peer's."""
+        peer, local = self.peer, self.local
+        if isinstance(peer, IPv4Network) and isinstance(local, IPv4Network):
+            return local.subnet_of(peer)
+        return (
+            isinstance(peer, IPv6Network)
+            and isinstance(local, IPv6Network)
+            and local.subnet_of(peer)
+        )
+
+    @property
+    def own(self) -> "KernelFlow":
+        """Those packets."""
+        return KernelFlow(self.local, self.local, 0, ANY_PORT, ANY_PORT, is_own=True)
 
     def selector(self, *, is_outbound: bool) -> Selector:
         """What packets of this flow look like that go out, or that come in."""
@@ -45,7 +63,12 @@ class KernelFlow:
 
     @property
     def breadth(self) -> int:
-        """The smaller, the more specific: addresses count first, then protocol and ports."""
+        """The smaller, the more specific: addresses count first, then protocol and ports.
+
+        This host's own packets come before all.
+        """
+        if self.is_own:
+            return -1
         free = sum(each.max_prefixlen - each.prefixlen for each in (self.local, self.peer))
         ports = sum(port.mask == 0 for port in (self.local_port, self.peer_port))
         return free * 4 + (self.protocol == 0) + ports

@@ -1,4 +1,4 @@
-"""The kernel's data plane for what comes by UDP, ours for what comes by streams.
+"""The kernel's data plane for what comes by UDP, ours for streams if the kernel has no bridge.
 
 A Child SA whose peer changes over takes its sequence numbers along: what the one plane has sent the
 other never sends again, what the one has seen the other does not take. RFC 4303 §3.3.3, §3.4.3.
@@ -38,6 +38,14 @@ class MixedPlane:
     def drops(self) -> dict[str, int]:
         """Packets dropped, by cause."""
         return {**self._userspace.drops, **self._kernel.drops}
+
+    def open_bridge(self) -> None:
+        """Let the kernel have what comes by streams, too.
+
+        Raises:
+            DataPlaneError: it cannot.
+        """
+        self._kernel.open_bridge()
 
     def name_of(self, spi_in: int) -> str:
         """Which plane has a Child SA, for people."""
@@ -98,4 +106,5 @@ class MixedPlane:
         self._userspace.close()
 
     def _plane_for(self, transport: Transport) -> Plane:
-        return self._userspace if transport.path.carrier.is_reliable else self._kernel
+        is_stream = transport.path.carrier.is_reliable
+        return self._userspace if is_stream and not self._kernel.has_bridge else self._kernel

@@ -29,9 +29,11 @@ from zlib import crc32
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import EspSuite
 from tunnelwrap.dataplane import ExpireCallback, Progress, SaCounters
+from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
 from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
+from tunnelwrap.dataplane.xfrm_streams import StreamPorts
 from tunnelwrap.dataplane.xfrm_suite import esp_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
     Direction,
@@ -124,6 +126,15 @@ class _Pair:
     packets_in: int = 0  # when it was last asked for
     last_in: float | None = None
 
+    def flows_of(self, direction: Direction) -> list[KernelFlow]:
+        """Those that policies of a direction are for.
+
+        Where the peer may have any address, this host's packets to itself are told apart.
+        """
+        if direction is not Direction.IN:
+            return self.flows
+        return [*self.flows, *(each.own for each in self.flows if each.covers_own)]
+
     @property
     def inbound(self) -> SaId:
         """Where packets come to."""
@@ -160,6 +171,7 @@ class KernelPlane:
         self._on_mapping = on_mapping
         self._xfrm = XfrmSocket()
         self._monitor = XfrmMonitor([Group.EXPIRE, Group.MAPPING])
+        self._streams: StreamPorts | None = None
         self._pairs: dict[int, _Pair] = {}
         self._policies = _Policies(self._xfrm)
         self._request_ids = _RequestIds(tag)
@@ -167,10 +179,25 @@ class KernelPlane:
         _remove_left_behind(self._xfrm, tag)
         loop.add_reader(self._monitor.fileno(), self._on_events)
 
+    def open_bridge(self) -> None:
+        """Take what comes by streams, too.
+
+        Raises:
+            DataPlaneError: no policy would guard it, or the kernel takes no ESP on the loopback
+                device.
+        """
+        self._streams = StreamPorts(Bridge.create(self._loop))
+
+    @property
+    def has_bridge(self) -> bool:
+        """Whether what comes by streams can be had here."""
+        return self._streams is not None
+
     @property
     def drops(self) -> dict[str, int]:
         """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
-        return since(self._statistics)
+        bridge = self._streams.drops if self._streams is not None else {}
+        return {**bridge, **since(self._statistics)}
 
     def install(
         self,
@@ -191,7 +218,12 @@ class KernelPlane:
             raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
         flows = kernel_flows(child.ts_local, child.ts_peer)
         request_id = self._request_ids.take(child)
-        pair = _Pair(child, flows, Ends.of(transport), request_id, progress)
+        try:
+            ends = self._ends(child.spi_in, transport)
+        except DataPlaneError:
+            self._request_ids.give_back(child)
+            raise
+        pair = _Pair(child, flows, ends, request_id, progress)
         self._pairs[child.spi_in] = pair
         try:
             self._add_inbound(_inbound_sa(pair), progress)
@@ -215,8 +247,9 @@ class KernelPlane:
 
     def move(self, spi_in: int, transport: Transport) -> None:
         """Send the packets of a Child SA by another path; sequence numbers go on."""
-        pair, ends = self._pairs.get(spi_in), Ends.of(transport)
-        if pair is None or ends == pair.ends:
+        pair = self._pairs.get(spi_in)
+        ends = self._ends(spi_in, transport) if pair is not None else None
+        if pair is None or ends is None or ends == pair.ends:
             return
         old, pair.ends = copy(pair), ends
         self._replace(old.inbound, _inbound_sa(pair), skipped=0)
@@ -225,6 +258,8 @@ class KernelPlane:
         if pair.has_outbound:
             self._replace(old.outbound, _outbound_sa(pair), skipped=SKIPPED)
             self._policies.refresh(pair, Direction.OUT)
+        if self._streams is not None and not transport.path.carrier.is_reliable:
+            self._streams.leave(spi_in)
 
     def take_out(self, spi_in: int) -> Progress:
         """Remove a Child SA that another plane goes on with.
@@ -257,6 +292,8 @@ class KernelPlane:
         self._delete(pair.inbound)
         if pair.has_outbound:
             self._delete(pair.outbound)
+        if self._streams is not None:
+            self._streams.leave(spi_in)
         self._request_ids.give_back(pair.child)
 
     def counters(self, spi_in: int) -> SaCounters:
@@ -275,9 +312,13 @@ class KernelPlane:
         return found
 
     def feed(self, transport: Transport, batch: Sequence[memoryview]) -> list[memoryview]:
-        """Give everything back: what the kernel takes does not come here."""
-        del transport
-        return list(batch)
+        """Take the ESP packets of a stream; give back what is not ours.
+
+        Of UDP everything is given back: what the kernel takes does not come here.
+        """
+        if self._streams is None or not transport.path.carrier.is_reliable:
+            return list(batch)
+        return self._streams.feed(batch)
 
     def close(self) -> None:
         """Remove everything, and let the kernel go."""
@@ -285,8 +326,19 @@ class KernelPlane:
             self._loop.remove_reader(self._monitor.fileno())
         for spi_in in list(self._pairs):
             self.remove(spi_in)
+        if self._streams is not None:
+            self._streams.close()
         self._monitor.close()
         self._xfrm.close()
+
+    def _ends(self, spi_in: int, transport: Transport) -> Ends:
+        """Where the kernel meets the packets of a Child SA."""
+        if not transport.path.carrier.is_reliable:
+            return Ends.of(transport)
+        if self._streams is None:
+            raise Unsupported("the kernel takes no ESP from streams here")
+        port = self._streams.enter(spi_in, transport)
+        return Ends(port.entrance, port.alias, is_encapsulated=True)
 
     def _add_inbound(self, sa: KernelSa, progress: Progress | None) -> None:
         """Add an SA that is new, or comes from another plane."""
@@ -383,7 +435,7 @@ class _Policies:
         Raises:
             DataPlaneError: somebody else has a policy for one.
         """
-        for flow in pair.flows:
+        for flow in pair.flows_of(direction):
             holders = self._holders.get((flow, direction), [])
             self._show(flow, direction, pair, is_new=not holders)
             others = [each for each in holders if each is not pair]
@@ -391,14 +443,14 @@ class _Policies:
 
     def refresh(self, pair: _Pair, direction: Direction) -> None:
         """Follow a Child SA to other addresses."""
-        for flow in pair.flows:
+        for flow in pair.flows_of(direction):
             holders = self._holders.get((flow, direction), [])
             if holders and holders[-1] is pair:
                 self._show(flow, direction, pair, is_new=False)
 
     def release(self, pair: _Pair, direction: Direction) -> None:
         """Take its flows from a Child SA."""
-        for flow in pair.flows:
+        for flow in pair.flows_of(direction):
             holders = self._holders.get((flow, direction), [])
             if pair not in holders:
                 continue
@@ -428,7 +480,7 @@ def _policy(flow: KernelFlow, direction: Direction, pair: _Pair) -> KernelPolicy
     return KernelPolicy(
         selector=flow.selector(is_outbound=direction is Direction.OUT),
         direction=direction,
-        templates=(_template(pair, direction),),
+        templates=(_free_template(pair) if flow.is_own else _template(pair, direction),),
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
     )
@@ -510,6 +562,13 @@ def _template(pair: _Pair, direction: Direction) -> Template:
     else:
         source, destination, spi = _anywhere(ends.peer.ip), _anywhere(ends.local.ip), 0
     return Template(source, destination, mode, pair.request_id, spi=spi)
+
+
+def _free_template(pair: _Pair) -> Template:
+    """Asks for nothing; but what came out of a tunnel does not pass, and the policy has our tag."""
+    address = _anywhere(pair.ends.peer.ip)
+    mode = XfrmMode.TRANSPORT
+    return Template(address, address, mode, pair.request_id, is_optional=True)
 
 
 def _anywhere(address: IpAddress) -> IpAddress:
