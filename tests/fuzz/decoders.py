@@ -31,7 +31,7 @@ from tunnelwrap.wire.message import (
 from tunnelwrap.wire.payloads import DECODERS, decode_payload, payload_type_of
 from tunnelwrap.wire.proposal import Proposal
 from tunnelwrap.wire.reader import Reader
-from tunnelwrap.wire.tls import MAX_HELLO, client_hello
+from tunnelwrap.wire.tls import MAX_HELLO, HelloReader, client_hello
 
 _SYN = bytes.fromhex(
     "4500003c1c4640004006b1e6ac100a63ac100a0c"
@@ -192,6 +192,8 @@ def _tls(octets: bytes) -> None:
     """A ClientHello; None only while it may still become one."""
     hello = client_hello(octets)
     assert hello is not None or len(octets) < 2 * MAX_HELLO
+    reader, middle = HelloReader(), octets[: len(octets) // 2]
+    assert (reader.read(middle) or reader.read(octets)) == hello
 
 
 def _hellos() -> Iterator[bytes]:
@@ -200,9 +202,10 @@ def _hellos() -> Iterator[bytes]:
 
 def _sniff(octets: bytes) -> None:
     """The first octets of a stream: never an error, and final once it is decided."""
-    verdict = sniff(octets)
-    assert verdict is not Verdict.NEED_MORE or len(octets) < MAX_SNIFF
-    assert verdict in (Verdict.NEED_MORE, sniff(octets + b"\0"))
+    for asked in (frozenset[Verdict](), frozenset(Verdict)):
+        verdict = sniff(octets, asked)
+        assert verdict is not Verdict.NEED_MORE or len(octets) < MAX_SNIFF
+        assert verdict in (Verdict.NEED_MORE, sniff(octets + b"\0", asked))
 
 
 def _identity(octets: bytes) -> None:

@@ -29,6 +29,7 @@ from tests.unit.demux.gateway import (
 )
 from tests.unit.wire.samples import load
 from tunnelwrap.demux.listener import Limits, Listener, Stranger, server_context
+from tunnelwrap.demux.places import Places
 from tunnelwrap.errors import TransportError
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX
@@ -326,7 +327,9 @@ async def test_sending_waits_for_room() -> None:
     """Who reads slowly gets every octet all the same."""
     near, far = socket.socketpair()
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    stranger, octets = Stranger(near, "192.0.2.1"), bytes(range(256)) * 1000
+    place = Places(1, 1).take(LOCALHOST)
+    assert place is not None
+    stranger, octets = Stranger(near, LOCALHOST, place), bytes(range(256)) * 1000
     async with asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(stranger.send(octets))
         await asyncio.sleep(0.01)

@@ -4,11 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wire.samples import load
+from tests.unit.wire.test_tls import records
 from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
 from tunnelwrap.wire.framing import PREFIX, frame
+from tunnelwrap.wire.tls import HelloReader, client_hello
+
+HELLOS = [case["octets"] for case in load("client_hello")]
+CUT_HELLOS = [records(hello[5:], size) for hello in HELLOS for size in (1, 7, 100)]
 
 CORPUS = [
-    *(case["octets"] for case in load("client_hello")),
+    *HELLOS,
     PREFIX + frame(bytes(32)),
     b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\n\r\n",
@@ -29,31 +34,49 @@ near_misses = st.builds(
     st.binary(max_size=4),
 )
 streams = st.binary(max_size=16) | st.sampled_from(CORPUS) | near_misses
+asked_for = st.frozensets(st.sampled_from(Verdict))
 
 
-def octet_by_octet(stream: bytes) -> Verdict:
+def octet_by_octet(stream: bytes, asked: frozenset[Verdict]) -> Verdict:
     """The first verdict that a reader of single octets comes to."""
-    verdicts = (sniff(stream[:size]) for size in range(len(stream) + 1))
+    verdicts = (sniff(stream[:size], asked) for size in range(len(stream) + 1))
     return next((each for each in verdicts if each is not Verdict.NEED_MORE), Verdict.NEED_MORE)
 
 
-@given(streams, st.binary(max_size=16))
-def test_a_verdict_is_final(stream: bytes, more: bytes) -> None:
-    if sniff(stream) is not Verdict.NEED_MORE:
-        assert sniff(stream + more) is sniff(stream)
+@given(streams, st.binary(max_size=16), asked_for)
+def test_a_verdict_is_final(stream: bytes, more: bytes, asked: frozenset[Verdict]) -> None:
+    if sniff(stream, asked) is not Verdict.NEED_MORE:
+        assert sniff(stream + more, asked) is sniff(stream, asked)
 
 
-@given(streams)
-def test_octet_by_octet_is_the_same_as_at_once(stream: bytes) -> None:
-    assert octet_by_octet(stream) is sniff(stream)
+@given(streams, asked_for)
+def test_octet_by_octet_is_the_same_as_at_once(stream: bytes, asked: frozenset[Verdict]) -> None:
+    assert octet_by_octet(stream, asked) is sniff(stream, asked)
 
 
-@given(streams)
-def test_it_waits_only_for_what_can_still_become_something(stream: bytes) -> None:
+@given(streams, asked_for)
+def test_it_waits_only_for_what_can_still_become_something(
+    stream: bytes, asked: frozenset[Verdict]
+) -> None:
     """NEED_MORE means that some next octet leads on to a verdict other than OTHER."""
-    if sniff(stream) is Verdict.NEED_MORE:
+    if sniff(stream, asked) is Verdict.NEED_MORE:
         assert len(stream) < MAX_SNIFF
-        assert any(sniff(stream + bytes([octet])) is not Verdict.OTHER for octet in range(256))
+        nexts = (sniff(stream + bytes([octet]), asked) for octet in range(256))
+        assert any(verdict is not Verdict.OTHER for verdict in nexts)
+
+
+@given(streams, asked_for)
+def test_what_is_asked_for_changes_nothing_else(stream: bytes, asked: frozenset[Verdict]) -> None:
+    verdict = sniff(stream, asked)
+    if verdict is not Verdict.NEED_MORE:
+        assert verdict in (sniff(stream), *asked)
+
+
+@given(st.sampled_from([*HELLOS, *CUT_HELLOS]), st.sets(st.integers(1, 600)))
+def test_a_hello_in_any_pieces_is_the_same(stream: bytes, cuts: set[int]) -> None:
+    reader = HelloReader()
+    seen = [reader.read(stream[:size]) for size in sorted({*cuts, len(stream)}) if size]
+    assert next((hello for hello in seen if hello), None) == client_hello(stream)
 
 
 @given(st.sampled_from(CORPUS), st.binary(max_size=8))

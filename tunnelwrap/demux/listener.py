@@ -3,9 +3,10 @@
 In order, for each connection:
 1. ``_accept``   take what waits, in batches; without descriptors shed it and pause
 2. ``_admit``    limits, in all and for each origin
-3. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
-4. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
-5. ``_leave``    whatever happened: close what was not handed over, give back the place
+3. ``_forward``  who is for a server behind us is sent on unread; only where there are routes
+4. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
+5. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
+6. ``_leave``    whatever happened: close what was not handed over, give back the place
 
 Owns: the listening sockets, and every connection until it is handed over.
 """
@@ -24,7 +25,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tunnelwrap.demux.decoy import BAD_REQUEST, refuse_plain_http, serve
-from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
+from tunnelwrap.demux.forward import Forwarder
+from tunnelwrap.demux.peek import first_of
+from tunnelwrap.demux.places import Place, Places
+from tunnelwrap.demux.routing import Backend, Routing
+from tunnelwrap.demux.sniff import Verdict, sniff
 from tunnelwrap.errors import ConfigError, TransportError
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.transport.sockets import readable, writable
@@ -55,14 +60,17 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What connections may cost us before they are known to be IKE streams."""
+    """What connections may cost us that are not known to be IKE streams."""
 
     strangers: int = 1000
     strangers_per_origin: int = 64  # an IPv4 address, or an IPv6 network of 64 bits
     deadline_s: float = 10.0  # from accept to verdict; of the decoy, for each request
+    forwarded: int = 4096  # to servers behind us
+    forwarded_per_origin: int = 256
 
 
 _DEFAULT_LIMITS: Final = Limits()
+_NO_ROUTES: Final = Routing()
 
 
 def server_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
@@ -106,17 +114,18 @@ class Stranger:
     Owns: its socket, until it is handed over.
     """
 
-    __slots__ = ("_address", "carrier", "is_handed_over", "sock")
+    __slots__ = ("carrier", "ip", "is_handed_over", "place", "sock")
 
-    def __init__(self, sock: socket.socket, address: str) -> None:
+    def __init__(self, sock: socket.socket, ip: IpAddress, place: Place) -> None:
         sock.setblocking(False)
         self.sock = sock
+        self.ip = ip
+        self.place = place
         self.carrier = Carrier.TCP
         self.is_handed_over = False
-        self._address = address
 
     def __str__(self) -> str:
-        return f"{self.carrier.value} {self._address}"
+        return f"{self.carrier.value} {self.ip}"
 
     async def peek(self) -> Verdict:
         """Judge the first octets and leave them where they are.
@@ -125,17 +134,7 @@ class Stranger:
             EOFError: the peer ended it before a verdict.
             OSError: the connection broke.
         """
-        seen, verdict = 0, Verdict.NEED_MORE
-        while verdict is Verdict.NEED_MORE:
-            # What was only peeked at would keep the socket readable, and the loop spinning.
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
-            await readable(self.sock)
-            prefix = self.sock.recv(MAX_SNIFF, socket.MSG_PEEK)
-            if len(prefix) == seen:  # readable, but nothing new: the end
-                raise EOFError
-            seen, verdict = len(prefix), sniff(prefix)
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-        return verdict
+        return await first_of(self.sock)
 
     async def begin_tls(self, context: ssl.SSLContext) -> None:
         """Do the handshake.
@@ -189,7 +188,8 @@ class Stranger:
                     left -= len(octets)
 
     def close(self) -> None:
-        """Close the socket, unless it belongs to someone else by now."""
+        """Give back the place, and close the socket unless it belongs to someone else by now."""
+        self.place.leave()
         if not self.is_handed_over:
             self.sock.close()
 
@@ -216,7 +216,9 @@ class Listener:
 
     ``counters`` tell what became of connections: accepted or shed; tls where one begins with
     it; then ike_tcp, ike_tls, http or other; without a verdict timed_out, closed_early, tls_failed.
-    exhausted counts pauses for want of descriptors, failed what is our own fault.
+    Of those for servers behind us: tls_passed, ssh, openvpn, http, other or silent, and then "to"
+    with the server, unreachable or shed. exhausted counts pauses for want of descriptors, failed
+    what is our own fault.
 
     Args:
         addresses: where to listen; IPv6 addresses serve IPv6 only.
@@ -224,6 +226,7 @@ class Listener:
         on_stream: takes over IKE streams.
         context: as ``server_context`` makes it; without one all but bare IKE streams is closed.
         limits: what strangers may cost.
+        routing: who is for servers behind us.
 
     Raises:
         TransportError: an address cannot be had.
@@ -236,6 +239,7 @@ class Listener:
         on_stream: OnStream,
         context: ssl.SSLContext | None = None,
         limits: Limits = _DEFAULT_LIMITS,
+        routing: Routing = _NO_ROUTES,
     ) -> None:
         self._on_stream, self._context, self._limits = on_stream, context, limits
         self._loop = asyncio.get_running_loop()
@@ -243,7 +247,9 @@ class Listener:
         self._pause: asyncio.TimerHandle | None = None
         self._pause_s = _MIN_PAUSE_S
         self._tasks: set[asyncio.Task[None]] = set()
-        self._origins: Counter[bytes] = Counter()
+        self._strangers = Places(limits.strangers, limits.strangers_per_origin)
+        self._forwarded = Places(limits.forwarded, limits.forwarded_per_origin)
+        self._forwarder = Forwarder(routing)
         self._reserve: socket.socket | None = None
         self._sockets = _bind_all([SocketAddress(ip, port) for ip in addresses])
         self._ports = tuple(int(each.getsockname()[1]) for each in self._sockets)
@@ -330,30 +336,33 @@ class Listener:
         self._open_reserve()
 
     def _admit(self, sock: socket.socket, address: str, tasks: asyncio.TaskGroup) -> None:
-        origin = ip_address(address).packed[:8]
-        is_full = len(self._tasks) >= self._limits.strangers
-        if is_full or self._origins[origin] >= self._limits.strangers_per_origin:
+        ip = ip_address(address)
+        place = self._strangers.take(ip)
+        if place is None:
             self.counters["shed"] += 1
             sock.close()
             return
         self.counters["accepted"] += 1
-        self._origins[origin] += 1
-        stranger = Stranger(sock, address)
+        stranger = Stranger(sock, ip, place)
         task = tasks.create_task(self._serve(stranger))
         self._tasks.add(task)
         # Not in the task itself: one that is cancelled before its first step runs nothing.
-        task.add_done_callback(partial(self._leave, stranger, origin))
+        task.add_done_callback(partial(self._leave, stranger))
 
-    def _leave(self, stranger: Stranger, origin: bytes, task: asyncio.Task[None]) -> None:
+    def _leave(self, stranger: Stranger, task: asyncio.Task[None]) -> None:
         stranger.close()
         self._tasks.discard(task)
-        self._origins[origin] -= 1
-        if not self._origins[origin]:
-            del self._origins[origin]
 
     async def _serve(self, stranger: Stranger) -> None:
+        deadline = self._loop.time() + self._limits.deadline_s
+        tell = partial(self._count, stranger)
         try:
-            async with asyncio.timeout(self._limits.deadline_s):
+            async with asyncio.timeout_at(deadline):
+                backend = await self._forwarder.backend_for(stranger.sock, tell)
+            if backend is not None:
+                await self._forward(stranger, backend)
+                return
+            async with asyncio.timeout_at(deadline):
                 verdict, received = await self._judge(stranger)
             await self._welcome(stranger, verdict, received)
         except (OSError, EOFError) as error:
@@ -361,6 +370,18 @@ class Listener:
         except Exception:  # one connection's failure must not end the others
             self.counters["failed"] += 1
             logger.exception("%s: failed", stranger)
+
+    async def _forward(self, stranger: Stranger, backend: Backend) -> None:
+        """Go between it and its server; it is no stranger any more, and has another place."""
+        place = self._forwarded.take(stranger.ip)
+        if place is None:
+            self._count(stranger, "shed")
+            return
+        stranger.place.leave()
+        stranger.place = place
+        tell = partial(self._count, stranger)
+        if await self._forwarder.forward(stranger.sock, backend, tell):
+            await stranger.finish()
 
     async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes]:
         """What it is, and what had to be read to know."""

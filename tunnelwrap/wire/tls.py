@@ -37,24 +37,41 @@ def client_hello(data: bytes) -> ClientHello | None:
         Malformed: this is no ClientHello, or longer than MAX_HELLO.
         WireError: its shape is wrong.
     """
-    message = _first_message(data)
-    return None if message is None else _decode(Reader(message, _MESSAGE_HEADER))
+    return HelloReader().read(data)
 
 
-def _first_message(data: bytes) -> bytes | None:
-    """The first handshake message, put together from its records. RFC 8446 §5.1."""
-    message, at = bytearray(), 0
-    while True:
-        _check_record(data[at : at + _RECORD_HEADER], at)
-        start = at + _RECORD_HEADER
-        end = start + int.from_bytes(data[at + 3 : start], "big")
-        message += data[start:end]
-        length = _message_length(message)
-        if length is not None and len(message) >= length:
-            return bytes(message[:length])
-        if len(data) < start or len(data) < end:
-            return None
-        at = end
+class HelloReader:
+    """Reads the ClientHello of a connection of which more and more is seen, each record once."""
+
+    __slots__ = ("_at", "_message")
+
+    def __init__(self) -> None:
+        self._at = 0  # where the first record begins that was not complete yet
+        self._message = bytearray()
+
+    def read(self, data: bytes) -> ClientHello | None:
+        """As ``client_hello`` does; what was seen before must be in front of what is new.
+
+        Raises:
+            WireError: this is no ClientHello.
+        """
+        message = self._first_message(data)
+        return None if message is None else _decode(Reader(message, _MESSAGE_HEADER))
+
+    def _first_message(self, data: bytes) -> bytes | None:
+        """The first handshake message, put together from its records. RFC 8446 §5.1."""
+        while True:
+            start = self._at + _RECORD_HEADER
+            _check_record(data[self._at : start], self._at)
+            end = start + int.from_bytes(data[self._at + 3 : start], "big")
+            piece = data[start:end]
+            length = _message_length(self._message[:_MESSAGE_HEADER] + piece[:_MESSAGE_HEADER])
+            if length is not None and len(self._message) + len(piece) >= length:
+                return bytes(self._message + piece)[:length]
+            if len(data) < start or len(data) < end:
+                return None
+            self._message += piece
+            self._at = end
 
 
 def _check_record(header: bytes, at: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.kit.certs import authority, entity
 from tunnelwrap.demux.listener import Limits, Listener
+from tunnelwrap.demux.routing import Routing
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX, frame
 
@@ -56,6 +57,7 @@ async def gateway(
     context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
     addresses: Sequence[str] = ("127.0.0.1",),
+    routing: Routing | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that must leave no descriptor and no task behind."""
     before = descriptors()
@@ -66,9 +68,8 @@ async def gateway(
         taken.append(sock)
         streams.put_nowait((sock, carrier, received))
 
-    listener = Listener(
-        [ip_address(each) for each in addresses], 0, take, context, limits or Limits()
-    )
+    ips = [ip_address(each) for each in addresses]
+    listener = Listener(ips, 0, take, context, limits or Limits(), routing or Routing())
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(listener.run())
         try:

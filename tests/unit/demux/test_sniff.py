@@ -56,3 +56,41 @@ def test_the_first_octet_that_differs_decides(octets: bytes, enough: int) -> Non
 
 def test_no_more_octets_are_needed_than_the_longest_method_has() -> None:
     assert len(b"OPTIONS ") == MAX_SNIFF
+
+
+# --- what is looked for on demand only
+
+ALL = frozenset(Verdict)
+SSH = frozenset({Verdict.SSH})
+OPENVPN = frozenset({Verdict.OPENVPN})
+
+
+@pytest.mark.parametrize(
+    ("octets", "asked", "verdict"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", SSH, Verdict.SSH),
+        (b"SSH-1.99-x", SSH, Verdict.SSH),
+        (b"SSH", SSH, Verdict.NEED_MORE),
+        (b"SSL-", SSH, Verdict.OTHER),
+        (b"SSH-2.0", OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("000e38"), OPENVPN, Verdict.OPENVPN),
+        (bytes.fromhex("00ff38"), OPENVPN, Verdict.OPENVPN),
+        (bytes.fromhex("015050"), OPENVPN, Verdict.OPENVPN),  # with a wrapped key
+        (bytes.fromhex("04fe50"), OPENVPN, Verdict.OPENVPN),
+        (bytes.fromhex("000e50"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("015038"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("000e"), OPENVPN, Verdict.NEED_MORE),
+        (bytes.fromhex("000d"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("014f"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("04ff"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("00"), OPENVPN, Verdict.NEED_MORE),
+        (bytes.fromhex("04"), OPENVPN, Verdict.NEED_MORE),
+        (bytes.fromhex("05"), OPENVPN, Verdict.OTHER),
+        (bytes.fromhex("000e38"), SSH, Verdict.OTHER),
+        (b"IKETCP", ALL, Verdict.IKE_STREAM),
+        (b"\x16\x03", ALL, Verdict.TLS),
+        (b"GET ", ALL, Verdict.HTTP),
+    ],
+)
+def test_what_is_asked_for(octets: bytes, asked: frozenset[Verdict], verdict: Verdict) -> None:
+    assert sniff(octets, asked) is verdict

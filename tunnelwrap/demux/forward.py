@@ -1,0 +1,89 @@
+"""Sends strangers on to the servers behind us that they are for."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from tunnelwrap.demux.peek import first_of, hello_of, is_silent
+from tunnelwrap.demux.relay import Relay, dial
+from tunnelwrap.demux.routing import Backend, Routing
+from tunnelwrap.demux.sniff import Verdict
+from tunnelwrap.transport.sockets import reason_of
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_S: Final = 5.0  # how long a server behind us may take to accept a connection
+
+Tell = Callable[[str], None]
+"""Counts a fact about one stranger."""
+
+
+class Forwarder:
+    """Finds the server for a stranger, and goes between.
+
+    Args:
+        routing: who is for whom.
+    """
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+        self._unreachable: set[Backend] = set()
+
+    async def backend_for(self, sock: socket.socket, tell: Tell) -> Backend | None:
+        """The server that a stranger is for; None: it is for us. Not an octet is taken.
+
+        Raises:
+            EOFError: it ended before that was known.
+            OSError: the connection broke.
+        """
+        asked = self._routing.asked
+        if not asked:
+            return None
+        silent = self._routing.backend_of(Verdict.SILENT)
+        if silent is not None and await is_silent(sock, self._routing.silence_s):
+            tell(Verdict.SILENT.value)
+            return silent
+        first = await first_of(sock, asked)
+        if first is Verdict.TLS:
+            backend, kind = await self._by_hello(sock), "tls_passed"
+        else:
+            backend, kind = self._routing.backend_of(first), first.value
+        if backend is not None:
+            tell(kind)
+        return backend
+
+    async def _by_hello(self, sock: socket.socket) -> Backend | None:
+        if Verdict.TLS not in self._routing.asked:
+            return None
+        hello = await hello_of(sock)
+        return None if hello is None else self._routing.backend_for(hello)
+
+    async def forward(self, near: socket.socket, backend: Backend, tell: Tell) -> bool:
+        """Go between until the end, and tell whether it was one in good order."""
+        far = await self._dial(backend)
+        if far is None:
+            tell("unreachable")
+            return True
+        tell(f"to {backend}")
+        with far:
+            relay = Relay(near, far, self._routing.idle_s)
+            await relay.run()
+        return not relay.is_broken
+
+    async def _dial(self, backend: Backend) -> socket.socket | None:
+        """A connection to the server; the log tells once that it fails and once that it is back."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                far = await dial(backend)
+        except OSError as error:
+            log = logger.debug if backend in self._unreachable else logger.warning
+            reason = reason_of(error) or "no answer"
+            log("%s behind us cannot be reached: %s", backend, reason)
+            self._unreachable.add(backend)
+            return None
+        if backend in self._unreachable:
+            logger.info("%s behind us can be reached again", backend)
+            self._unreachable.discard(backend)
+        return far
