@@ -29,6 +29,7 @@ PACKAGES = {
     "iperf3": "traffic through tunnels",
     "curl": "a visitor who knows nothing of tunnels",
     "openssl": "a second opinion on TLS",
+    "haproxy": "a proxy before the gateway, and a second opinion on the PROXY protocol",
     "tcpdump": "captures",
     "tshark": "a second opinion on what is captured",
     "user-mode-linux": "a kernel that has ESP",

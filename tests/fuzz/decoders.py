@@ -11,6 +11,7 @@ from typing import Protocol
 from tests.fuzz.target import Target
 from tests.properties.test_sniff import CORPUS
 from tests.unit.wire.samples import PAYLOADS, load, message
+from tests.unit.wire.test_proxy import HEADERS
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
 from tunnelwrap.errors import WireError
@@ -30,6 +31,13 @@ from tunnelwrap.wire.message import (
 )
 from tunnelwrap.wire.payloads import DECODERS, decode_payload, payload_type_of
 from tunnelwrap.wire.proposal import Proposal
+from tunnelwrap.wire.proxy import (
+    MAX_HEADER,
+    ProxyHeader,
+    decode_header,
+    encode_v1,
+    encode_v2,
+)
 from tunnelwrap.wire.reader import Reader
 from tunnelwrap.wire.tls import MAX_HELLO, HelloReader, client_hello
 
@@ -200,6 +208,19 @@ def _hellos() -> Iterator[bytes]:
     yield from (case["octets"] for case in load("client_hello"))
 
 
+def _proxy(octets: bytes) -> None:
+    """A PROXY header, and its ends as we would say them; None only while it may still come."""
+    header = decode_header(octets)
+    if header is None:
+        assert len(octets) < MAX_HEADER
+        return
+    assert header.length <= len(octets)
+    assert decode_header(octets[: header.length - 1]) is None
+    if header.ends is not None:
+        for again in (encode_v1(header.ends), encode_v2(header.ends)):
+            assert decode_header(again) == ProxyHeader(header.ends, len(again))
+
+
 def _sniff(octets: bytes) -> None:
     """The first octets of a stream: never an error, and final once it is decided."""
     for asked in (frozenset[Verdict](), frozenset(Verdict)):
@@ -262,6 +283,7 @@ DECODER_TARGETS = (
     ),
     Target("ip", _ip, lambda: iter([_SYN, _ICMPV6, _HOP_BY_HOP, _FRAGMENT])),
     Target("tls_client_hello", _tls, _hellos),
+    Target("proxy_header", _proxy, lambda: iter(HEADERS)),
     Target("sniff", _sniff, lambda: iter(CORPUS)),
     Target("identity", _identity, _identities),
 )

@@ -9,10 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.io.test_proxy import V1, V2
 from tests.kit.certs import authority, entity
 from tests.unit.demux.gateway import (
     STREAM,
@@ -29,10 +34,12 @@ from tests.unit.demux.gateway import (
 )
 from tests.unit.wire.samples import load
 from tests.unit.wire.test_tls import alpn, extension, message, records, server_name
+from tunnelwrap.demux.forward import Forwarder
 from tunnelwrap.demux.listener import Limits, server_context
 from tunnelwrap.demux.routing import Backend, Route, Routing
 from tunnelwrap.demux.sniff import Verdict
-from tunnelwrap.path import Carrier
+from tunnelwrap.path import Carrier, SocketAddress
+from tunnelwrap.wire.proxy import Ends
 
 SSH = b"SSH-2.0-OpenSSH_9.2\r\n"
 OPENVPN = bytes.fromhex("000e3801020304050607080000000000")
@@ -449,3 +456,65 @@ async def test_places_for_those_who_are_sent_on() -> None:
                 client.close()
             await gate.left()
             assert await ask(gate, SSH) == SSH[::-1]
+
+
+# --- any pieces
+
+BEHIND = Backend("behind", 1)
+BEGINNINGS = {
+    STREAM: None,
+    HELLO + b"early data": BEHIND,
+    records(HELLO[5:], 9) + b"more": BEHIND,
+    load("client_hello")[0]["octets"]: None,
+    HELLO[:-9] + b"malformed": None,
+    SSH: BEHIND,
+    OPENVPN: BEHIND,
+    HTTP: None,
+    b"\0\x0e\x50 and more": None,
+    b"PROPFIND / HTTP/1.1\r\n\r\n": None,
+    b"\x16\x02 and more": None,
+}
+ROUTES = Routing(
+    (
+        Route(Verdict.TLS, BEHIND, ("other.example",)),
+        *(Route(first, BEHIND) for first in (Verdict.SSH, Verdict.OPENVPN)),
+    ),
+    proxies=(ip_network("127.0.0.0/8"),),
+)
+
+
+@given(
+    st.sampled_from(list(BEGINNINGS)),
+    st.sampled_from([V1, V2]),
+    st.sets(st.integers(1, 250), max_size=6),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_pieces_lead_to_the_same_server(octets: bytes, header: bytes, cuts: set[int]) -> None:
+    stream = header + octets
+    edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
+    pieces = [stream[begin:end] for begin, end in pairwise(edges)]
+    assert asyncio.run(led(pieces)) == (BEGINNINGS[octets], octets)
+
+
+async def led(pieces: list[bytes]) -> tuple[Backend | None, bytes]:
+    """The server that a stream is for, and what can be read from it then."""
+    forwarder, loop = Forwarder(ROUTES), asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = await connect(listening.getsockname()[1])
+        sock, _ = listening.accept()
+
+    async def send() -> None:
+        for piece in pieces:
+            await loop.sock_sendall(client, piece)
+            await asyncio.sleep(0.001)
+
+    with client, sock:
+        sock.setblocking(False)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(send())
+            own = Ends(*(SocketAddress.of(end) for end in (sock.getpeername(), sock.getsockname())))
+            ends = await forwarder.introduced(sock, own)
+            assert ends.source == SocketAddress(ip_address("192.168.0.1"), 56324)
+            backend = await forwarder.backend_for(sock, lambda _: None)
+        client.shutdown(socket.SHUT_WR)
+        return backend, await rest(sock)

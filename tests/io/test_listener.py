@@ -31,8 +31,9 @@ from tests.unit.wire.samples import load
 from tunnelwrap.demux.listener import Limits, Listener, Stranger, server_context
 from tunnelwrap.demux.places import Places
 from tunnelwrap.errors import TransportError
-from tunnelwrap.path import Carrier
+from tunnelwrap.path import Carrier, SocketAddress
 from tunnelwrap.wire.framing import PREFIX
+from tunnelwrap.wire.proxy import Ends
 
 HELLO = load("client_hello")[0]["octets"]
 SSH = b"SSH-2.0-OpenSSH_9.2\r\n"
@@ -329,7 +330,8 @@ async def test_sending_waits_for_room() -> None:
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     place = Places(1, 1).take(LOCALHOST)
     assert place is not None
-    stranger, octets = Stranger(near, LOCALHOST, place), bytes(range(256)) * 1000
+    ends = Ends(SocketAddress(LOCALHOST, 1), SocketAddress(LOCALHOST, 2))
+    stranger, octets = Stranger(near, ends, place), bytes(range(256)) * 1000
     async with asyncio.TaskGroup() as tasks:
         sending = tasks.create_task(stranger.send(octets))
         await asyncio.sleep(0.01)

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.wire.samples import load
+from tests.unit.wire.test_proxy import HEADERS
 from tests.unit.wire.test_tls import records
 from tunnelwrap.demux.sniff import MAX_SNIFF, Verdict, sniff
 from tunnelwrap.wire.framing import PREFIX, frame
@@ -15,6 +16,7 @@ CUT_HELLOS = [records(hello[5:], size) for hello in HELLOS for size in (1, 7, 10
 CORPUS = [
     *HELLOS,
     PREFIX + frame(bytes(32)),
+    *HEADERS,
     b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -88,4 +90,7 @@ def test_only_the_prefix_makes_an_ike_stream(stream: bytes, head: bytes) -> None
 def test_the_corpus() -> None:
     tls = len(load("client_hello"))
     verdicts = [sniff(each).value for each in CORPUS]
-    assert verdicts == ["tls"] * tls + ["ike"] + ["http"] * 3 + ["other"] * 7
+    assert (
+        verdicts
+        == ["tls"] * tls + ["ike"] + ["other"] * len(HEADERS) + ["http"] * 3 + ["other"] * 7
+    )

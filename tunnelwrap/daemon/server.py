@@ -13,6 +13,7 @@ import ssl
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -43,7 +44,7 @@ from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
 from tunnelwrap.ike.redirect import decoded, encoded
-from tunnelwrap.path import Carrier, Path, SocketAddress
+from tunnelwrap.path import Path, SocketAddress
 from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
 from tunnelwrap.store.secret_file import lasting_secret
@@ -236,11 +237,10 @@ class Server:
         listening = self._file.gateway.listen
         self._streams.append(Listener(listening, port, self._on_stream, context))
 
-    def _on_stream(self, sock: socket.socket, carrier: Carrier, received: bytes) -> None:
+    def _on_stream(self, sock: socket.socket, path: Path, received: bytes) -> None:
         """A stream that begins as RFC 9329 wants it."""
         self._stream_ids += 1
-        local, peer = (SocketAddress.of(name) for name in (sock.getsockname(), sock.getpeername()))
-        path = Path(local, peer, carrier, id=self._stream_ids)
+        path = replace(path, id=self._stream_ids)
         transport = StreamTransport(
             sock,
             path,

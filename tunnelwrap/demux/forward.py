@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from tunnelwrap.demux.peek import first_of, hello_of, is_silent
+from tunnelwrap.demux.peek import first_of, hello_of, is_silent, peek
 from tunnelwrap.demux.relay import Relay, dial
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.sniff import Verdict
+from tunnelwrap.errors import Malformed
 from tunnelwrap.transport.sockets import reason_of
+from tunnelwrap.wire.proxy import MAX_HEADER, Ends, decode_header, encode_v1, encode_v2
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +33,33 @@ class Forwarder:
         self._routing = routing
         self._unreachable: set[Backend] = set()
 
+    async def introduced(self, sock: socket.socket, ends: Ends) -> Ends:
+        """Whose connection it is: if it comes from a proxy, the one whom that speaks for.
+
+        Args:
+            sock: the connection; a PROXY header is taken from it.
+            ends: its own.
+
+        Raises:
+            Malformed: a proxy says something else.
+            EOFError: it ended before it had said so.
+            OSError: the connection broke.
+        """
+        if not self._routing.trusts(ends.source.ip):
+            return ends
+        try:
+            header = await peek(sock, decode_header, MAX_HEADER)
+        except Malformed as error:
+            logger.warning("%s should begin as a proxy: %s", ends.source, error)
+            raise
+        sock.recv(header.length)
+        return header.ends or ends
+
     async def backend_for(self, sock: socket.socket, tell: Tell) -> Backend | None:
         """The server that a stranger is for; None: it is for us. Not an octet is taken.
 
         Raises:
+            Malformed: it says to be a proxy, but is none of ours.
             EOFError: it ended before that was known.
             OSError: the connection broke.
         """
@@ -46,6 +71,8 @@ class Forwarder:
             tell(Verdict.SILENT.value)
             return silent
         first = await first_of(sock, asked)
+        if first is Verdict.PROXY:
+            raise Malformed("a PROXY header from one that is no proxy of ours")
         if first is Verdict.TLS:
             backend, kind = await self._by_hello(sock), "tls_passed"
         else:
@@ -60,9 +87,9 @@ class Forwarder:
         hello = await hello_of(sock)
         return None if hello is None else self._routing.backend_for(hello)
 
-    async def forward(self, near: socket.socket, backend: Backend, tell: Tell) -> bool:
+    async def forward(self, near: socket.socket, ends: Ends, backend: Backend, tell: Tell) -> bool:
         """Go between until the end, and tell whether it was one in good order."""
-        far = await self._dial(backend)
+        far = await self._dial(backend, ends)
         if far is None:
             tell("unreachable")
             return True
@@ -72,11 +99,14 @@ class Forwarder:
             await relay.run()
         return not relay.is_broken
 
-    async def _dial(self, backend: Backend) -> socket.socket | None:
+    async def _dial(self, backend: Backend, ends: Ends) -> socket.socket | None:
         """A connection to the server; the log tells once that it fails and once that it is back."""
+        greeting = b""
+        if backend.send_proxy is not None:
+            greeting = (encode_v1 if backend.send_proxy == "v1" else encode_v2)(ends)
         try:
             async with asyncio.timeout(_ANSWER_S):
-                far = await dial(backend)
+                far = await dial(backend, greeting)
         except OSError as error:
             log = logger.debug if backend in self._unreachable else logger.warning
             reason = reason_of(error) or "no answer"

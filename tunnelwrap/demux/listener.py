@@ -3,10 +3,11 @@
 In order, for each connection:
 1. ``_accept``   take what waits, in batches; without descriptors shed it and pause
 2. ``_admit``    limits, in all and for each origin
-3. ``_forward``  who is for a server behind us is sent on unread; only where there are routes
-4. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
-5. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
-6. ``_leave``    whatever happened: close what was not handed over, give back the place
+3. ``_meet``     believe a proxy whom it speaks for
+4. ``_forward``  who is for a server behind us is sent on unread; only where there are routes
+5. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
+6. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
+7. ``_leave``    whatever happened: close what was not handed over, give back the place
 
 Owns: the listening sockets, and every connection until it is handed over.
 """
@@ -20,8 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
 from tunnelwrap.demux.decoy import BAD_REQUEST, refuse_plain_http, serve
@@ -30,16 +30,18 @@ from tunnelwrap.demux.peek import first_of
 from tunnelwrap.demux.places import Place, Places
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.sniff import Verdict, sniff
-from tunnelwrap.errors import ConfigError, TransportError
-from tunnelwrap.path import Carrier, IpAddress, SocketAddress
+from tunnelwrap.errors import ConfigError, Malformed, TransportError
+from tunnelwrap.path import Carrier, IpAddress, Path, SocketAddress
 from tunnelwrap.transport.sockets import readable, writable
+from tunnelwrap.wire.proxy import Ends
 
 logger = logging.getLogger(__name__)
 
-OnStream = Callable[[socket.socket, Carrier, bytes], None]
+OnStream = Callable[[socket.socket, Path, bytes], None]
 """Takes over the socket of an IKE stream, non-blocking, an ``ssl.SSLSocket`` on Carrier.TLS.
 
-The octets are those already read; the stream begins with them, and its prefix is never stripped.
+The path has other ends than the socket where a proxy spoke for the peer. The octets are those
+already read; the stream begins with them, and its prefix is never stripped.
 If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile.
 """
 
@@ -73,7 +75,7 @@ _DEFAULT_LIMITS: Final = Limits()
 _NO_ROUTES: Final = Routing()
 
 
-def server_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
+def server_context(certificate_file: FilePath, key_file: FilePath) -> ssl.SSLContext:
     """How the gateway speaks TLS: like a web server, by RFC 9325, and without client certificates.
 
     RFC 9329 appendix B.1 advises against the latter.
@@ -100,7 +102,7 @@ def server_context(certificate_file: Path, key_file: Path) -> ssl.SSLContext:
     return context
 
 
-def _unreadable(file: Path) -> str | None:
+def _unreadable(file: FilePath) -> str | None:
     try:
         file.read_bytes()
     except OSError as error:
@@ -114,18 +116,23 @@ class Stranger:
     Owns: its socket, until it is handed over.
     """
 
-    __slots__ = ("carrier", "ip", "is_handed_over", "place", "sock")
+    __slots__ = ("carrier", "ends", "is_handed_over", "place", "sock")
 
-    def __init__(self, sock: socket.socket, ip: IpAddress, place: Place) -> None:
+    def __init__(self, sock: socket.socket, ends: Ends, place: Place) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.ip = ip
+        self.ends = ends  # its own, or those of whom a proxy speaks for
         self.place = place
         self.carrier = Carrier.TCP
         self.is_handed_over = False
 
     def __str__(self) -> str:
-        return f"{self.carrier.value} {self.ip}"
+        return f"{self.carrier.value} {self.ends.source}"
+
+    @property
+    def path(self) -> Path:
+        """Where what it says comes from."""
+        return Path(self.ends.destination, self.ends.source, self.carrier)
 
     async def peek(self) -> Verdict:
         """Judge the first octets and leave them where they are.
@@ -217,8 +224,9 @@ class Listener:
     ``counters`` tell what became of connections: accepted or shed; tls where one begins with
     it; then ike_tcp, ike_tls, http or other; without a verdict timed_out, closed_early, tls_failed.
     Of those for servers behind us: tls_passed, ssh, openvpn, http, other or silent, and then "to"
-    with the server, unreachable or shed. exhausted counts pauses for want of descriptors, failed
-    what is our own fault.
+    with the server, unreachable or shed. Those for whom a proxy spoke are proxied; proxy_refused
+    is one that should have and did not, or did and should not have. exhausted counts pauses for
+    want of descriptors, failed what is our own fault.
 
     Args:
         addresses: where to listen; IPv6 addresses serve IPv6 only.
@@ -249,6 +257,7 @@ class Listener:
         self._tasks: set[asyncio.Task[None]] = set()
         self._strangers = Places(limits.strangers, limits.strangers_per_origin)
         self._forwarded = Places(limits.forwarded, limits.forwarded_per_origin)
+        self._routing = routing
         self._forwarder = Forwarder(routing)
         self._reserve: socket.socket | None = None
         self._sockets = _bind_all([SocketAddress(ip, port) for ip in addresses])
@@ -313,7 +322,8 @@ class Listener:
                 self._pause_accepting(listening, tasks, error)
                 return
             self._pause_s = _MIN_PAUSE_S
-            self._admit(sock, address[0], tasks)
+            ends = Ends(SocketAddress.of(address), SocketAddress.of(sock.getsockname()))
+            self._admit(sock, ends, tasks)
 
     def _pause_accepting(
         self, listening: socket.socket, tasks: asyncio.TaskGroup, error: OSError
@@ -335,15 +345,16 @@ class Listener:
                 self.counters["shed"] += 1
         self._open_reserve()
 
-    def _admit(self, sock: socket.socket, address: str, tasks: asyncio.TaskGroup) -> None:
-        ip = ip_address(address)
-        place = self._strangers.take(ip)
+    def _admit(self, sock: socket.socket, ends: Ends, tasks: asyncio.TaskGroup) -> None:
+        ip = ends.source.ip
+        # A proxy speaks for many; each of them is counted when it is known.
+        place = self._strangers.take(None if self._routing.trusts(ip) else ip)
         if place is None:
             self.counters["shed"] += 1
             sock.close()
             return
         self.counters["accepted"] += 1
-        stranger = Stranger(sock, ip, place)
+        stranger = Stranger(sock, ends, place)
         task = tasks.create_task(self._serve(stranger))
         self._tasks.add(task)
         # Not in the task itself: one that is cancelled before its first step runs nothing.
@@ -358,6 +369,8 @@ class Listener:
         tell = partial(self._count, stranger)
         try:
             async with asyncio.timeout_at(deadline):
+                if not await self._meet(stranger):
+                    return
                 backend = await self._forwarder.backend_for(stranger.sock, tell)
             if backend is not None:
                 await self._forward(stranger, backend)
@@ -365,22 +378,36 @@ class Listener:
             async with asyncio.timeout_at(deadline):
                 verdict, received = await self._judge(stranger)
             await self._welcome(stranger, verdict, received)
+        except Malformed:
+            self._count(stranger, "proxy_refused")
         except (OSError, EOFError) as error:
             self._count(stranger, _cause(error))
         except Exception:  # one connection's failure must not end the others
             self.counters["failed"] += 1
             logger.exception("%s: failed", stranger)
 
+    async def _meet(self, stranger: Stranger) -> bool:
+        """Learn who it is, and whether that one can be taken in, if it was a proxy that came."""
+        ends = await self._forwarder.introduced(stranger.sock, stranger.ends)
+        if ends is stranger.ends:
+            return True
+        stranger.ends = ends
+        self._count(stranger, "proxied")
+        has_place = stranger.place.belongs_to(ends.source.ip)
+        if not has_place:
+            self._count(stranger, "shed")
+        return has_place
+
     async def _forward(self, stranger: Stranger, backend: Backend) -> None:
         """Go between it and its server; it is no stranger any more, and has another place."""
-        place = self._forwarded.take(stranger.ip)
+        place = self._forwarded.take(stranger.ends.source.ip)
         if place is None:
             self._count(stranger, "shed")
             return
         stranger.place.leave()
         stranger.place = place
         tell = partial(self._count, stranger)
-        if await self._forwarder.forward(stranger.sock, backend, tell):
+        if await self._forwarder.forward(stranger.sock, stranger.ends, backend, tell):
             await stranger.finish()
 
     async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes]:
@@ -394,7 +421,7 @@ class Listener:
 
     async def _welcome(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
         if verdict is Verdict.IKE_STREAM:
-            self._on_stream(stranger.sock, stranger.carrier, received)
+            self._on_stream(stranger.sock, stranger.path, received)
             stranger.is_handed_over = True
             self._count(stranger, f"ike_{stranger.carrier.value}")
             return

@@ -19,21 +19,28 @@ class Places:
         self._left, self._per_origin = in_all, per_origin
         self._origins: Counter[bytes] = Counter()
 
-    def take(self, ip: IpAddress) -> "Place | None":
-        """A place, if one is left for that address."""
-        origin = ip.packed[:8]
-        if self._left <= 0 or self._origins[origin] >= self._per_origin:
+    def take(self, ip: IpAddress | None) -> "Place | None":
+        """A place, if one is left for that address; None: it is not known yet whose it is."""
+        place = Place(self)
+        if self._left <= 0 or (ip is not None and not place.belongs_to(ip)):
             return None
         self._left -= 1
-        self._origins[origin] += 1
-        return Place(self, origin)
+        return place
 
-    def give_back(self, origin: bytes) -> None:
+    def has_room(self, origin: bytes) -> bool:
+        """Whether another one of that origin can be taken in; then it is."""
+        if self._origins[origin] >= self._per_origin:
+            return False
+        self._origins[origin] += 1
+        return True
+
+    def give_back(self, origin: bytes | None) -> None:
         """One place is free again."""
         self._left += 1
-        self._origins[origin] -= 1
-        if not self._origins[origin]:
-            del self._origins[origin]
+        if origin is not None:
+            self._origins[origin] -= 1
+            if not self._origins[origin]:
+                del self._origins[origin]
 
 
 class Place:
@@ -41,9 +48,17 @@ class Place:
 
     __slots__ = ("_origin", "_places")
 
-    def __init__(self, places: Places, origin: bytes) -> None:
+    def __init__(self, places: Places) -> None:
         self._places: Places | None = places
+        self._origin: bytes | None = None
+
+    def belongs_to(self, ip: IpAddress) -> bool:
+        """It is known now whose it is; whether that one can have it."""
+        origin = ip.packed[:8]
+        if self._places is None or not self._places.has_room(origin):
+            return False
         self._origin = origin
+        return True
 
     def leave(self) -> None:
         """Give it back; calling twice is fine."""

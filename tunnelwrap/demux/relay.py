@@ -15,8 +15,8 @@ _CHUNK: Final = 1 << 16
 _ABORT: Final = struct.pack("ii", 1, 0)  # a struct linger that makes close() send a RST
 
 
-async def dial(backend: Backend) -> socket.socket:
-    """A connection to a server; of several addresses the first that answers.
+async def dial(backend: Backend, greeting: bytes) -> socket.socket:
+    """A connection to a server that begins so; of several addresses the first that answers.
 
     Raises:
         OSError: there is none.
@@ -27,6 +27,7 @@ async def dial(backend: Backend) -> socket.socket:
         try:
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, raw(address))
+            sock.send(greeting)  # a new connection has room for that
         except OSError as error:
             sock.close()
             failure = error

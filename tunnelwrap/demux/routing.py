@@ -5,17 +5,21 @@ The first route that fits counts. Nothing is read here, and nothing is known of 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
 
 from tunnelwrap.demux.sniff import Verdict
+from tunnelwrap.path import IpAddress
 from tunnelwrap.wire.tls import ClientHello
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A server behind us."""
+    """A server behind us, and whether it is told who comes, by a PROXY header of that version."""
 
     host: str
     port: int
+    send_proxy: Literal["v1", "v2"] | None = None
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -63,19 +67,26 @@ class Routing:
     Args:
         routes: in the order in which they are tried; names in them are in lower case.
         own_name: whose TLS ends here.
+        proxies: whose connections begin with a PROXY header, which is believed; no one else's may.
         silence_s: how long a visitor may say nothing until the route for silent ones is taken.
         idle_s: how long nobody may say anything on a connection that was sent on; 0: for ever.
     """
 
     routes: tuple[Route, ...] = ()
     own_name: str = ""
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     silence_s: float = 3.0
     idle_s: float = 600.0
 
     @property
     def asked(self) -> frozenset[Verdict]:
         """What makes a difference in the first octets."""
-        return frozenset(route.first for route in self.routes)
+        proxy = {Verdict.PROXY} if self.proxies else set[Verdict]()
+        return frozenset({route.first for route in self.routes} | proxy)
+
+    def trusts(self, ip: IpAddress) -> bool:
+        """Whether it is one of our proxies."""
+        return any(ip in network for network in self.proxies)
 
     def backend_of(self, first: Verdict) -> Backend | None:
         """Who serves those who begin so, and not with TLS."""

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Final
 
 from tunnelwrap.wire.framing import PREFIX
+from tunnelwrap.wire.proxy import V1_BEGIN, V2_BEGIN
 
 
 class Verdict(Enum):
@@ -15,6 +16,7 @@ class Verdict(Enum):
     HTTP = "http"
     SSH = "ssh"
     OPENVPN = "openvpn"
+    PROXY = "proxy"  # a header of the PROXY protocol
     OTHER = "other"
     SILENT = "silent"  # it waits for the server's first octets; a clock tells, not ``sniff``
     NEED_MORE = "undecided"
@@ -36,7 +38,11 @@ _BEGINNINGS: Final = {
 }
 
 # Looked for on demand only: who does not know them waits for no octet of them.
-_ASKED_FOR: Final = {b"SSH-": Verdict.SSH}  # RFC 4253 §4.2
+_ASKED_FOR: Final = {
+    b"SSH-": Verdict.SSH,  # RFC 4253 §4.2
+    V1_BEGIN: Verdict.PROXY,
+    V2_BEGIN[:8]: Verdict.PROXY,  # so much is enough
+}
 
 MAX_SNIFF: Final = max(map(len, [*_BEGINNINGS, *_ASKED_FOR]))
 """With that many octets every verdict is final."""

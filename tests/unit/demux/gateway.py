@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
+import tunnelwrap.path
 from tests.kit.certs import authority, entity
 from tunnelwrap.demux.listener import Limits, Listener
 from tunnelwrap.demux.routing import Routing
@@ -28,6 +29,7 @@ class Gateway:
 
     listener: Listener
     streams: asyncio.Queue[tuple[socket.socket, Carrier, bytes]]
+    paths: list[tunnelwrap.path.Path]
     running: asyncio.Task[None]
 
     @property
@@ -63,17 +65,19 @@ async def gateway(
     before = descriptors()
     streams: asyncio.Queue[tuple[socket.socket, Carrier, bytes]] = asyncio.Queue()
     taken: list[socket.socket] = []
+    paths: list[tunnelwrap.path.Path] = []
 
-    def take(sock: socket.socket, carrier: Carrier, received: bytes) -> None:
+    def take(sock: socket.socket, path: tunnelwrap.path.Path, received: bytes) -> None:
         taken.append(sock)
-        streams.put_nowait((sock, carrier, received))
+        paths.append(path)
+        streams.put_nowait((sock, path.carrier, received))
 
     ips = [ip_address(each) for each in addresses]
     listener = Listener(ips, 0, take, context, limits or Limits(), routing or Routing())
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(listener.run())
         try:
-            yield Gateway(listener, streams, running)
+            yield Gateway(listener, streams, paths, running)
         finally:
             listener.close()
             for sock in taken:
