@@ -19,6 +19,9 @@ from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.config.suites import parse_esp, parse_ike
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.x509 import TrustStore
+from tunnelwrap.demux.listener import Limits as StreamLimits
+from tunnelwrap.demux.routing import Route, Routing
+from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import (
     CertificateCredential,
@@ -68,6 +71,31 @@ def limits(gateway: Gateway) -> Limits:
         gateway.child_sas,
         half_open_per_address=gateway.half_open_per_address,
         cookie_threshold=gateway.cookie_threshold,
+    )
+
+
+def stream_limits(gateway: Gateway) -> StreamLimits:
+    """What those who come by TCP may cost a gateway until it is known who they are."""
+    return StreamLimits(gateway.strangers, gateway.strangers_per_address)
+
+
+def routing(gateway: Gateway) -> Routing:
+    """Which of them are for servers behind a gateway."""
+    routes = tuple(
+        Route(
+            Verdict(each.begins_with),
+            replace(each.backend, send_proxy=each.send_proxy),
+            each.sni,
+            each.alpn,
+        )
+        for each in gateway.routes
+    )
+    return Routing(
+        routes,
+        own_name=gateway.name.lower().removesuffix("."),
+        proxies=gateway.proxies,
+        silence_s=gateway.route_silence_s,
+        idle_s=gateway.route_idle_s,
     )
 
 

@@ -36,6 +36,9 @@ def _table(table: BaseModel, name: str) -> list[str]:
         elif isinstance(value, dict):
             for each, inner in value.items():
                 below += _table(inner, _joined(name, key, each))
+        elif isinstance(value, tuple) and any(isinstance(each, BaseModel) for each in value):
+            for each in value:
+                below += _table(each, f"[{_joined(name, key)}]")
         elif value == () and key.endswith("_ts"):
             lines.append(f"{key} = {toml_text(DYNAMIC)}")
         elif value is not None:

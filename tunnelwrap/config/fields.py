@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.demux.routing import Backend
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.path import Carrier
 
@@ -149,6 +150,39 @@ def _ppk_name(value: object) -> str:
     return text
 
 
+def _backend(value: object) -> Backend:
+    expected = "HOST:PORT, such as 127.0.0.1:8443 or [::1]:22"
+    host, _, port = text_of(value, expected).rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    bare = host[1:-1] if is_bracketed else host
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise wrong(expected)
+    if (":" in bare) != is_bracketed or "[" in bare:
+        raise wrong(expected)
+    try:
+        return Backend(_host(bare), int(port))
+    except PydanticCustomError:
+        raise wrong(expected) from None
+
+
+def _server_name(value: object) -> str:
+    """A name as it stands in a ClientHello, in lower case, or ``*.`` with all below one."""
+    expected = "a host name, or *.domain for all names below a domain"
+    text = text_of(value, expected).lower().removesuffix(".")
+    labels = text.removeprefix("*.").split(".")
+    if labels[-1].isdecimal() or not all(_LABEL.fullmatch(label) for label in labels):
+        raise wrong(expected)
+    return text
+
+
+def _protocol(value: object) -> str:
+    expected = "the name of a protocol, such as h2"
+    text = text_of(value, expected)
+    if not text.isascii() or len(text) > 255:
+        raise wrong(expected)
+    return text
+
+
 def _path(value: object, info: Info) -> Path:
     return file_of(value, info, "a file name")
 
@@ -159,6 +193,9 @@ Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 CarrierName = Annotated[Carrier, PlainValidator(_carrier)]
 PoolName = Annotated[str, PlainValidator(_pool)]
 PpkName = Annotated[str, PlainValidator(_ppk_name)]
+BackendAddress = Annotated[Backend, PlainValidator(_backend)]
+ServerName = Annotated[str, PlainValidator(_server_name)]
+ProtocolName = Annotated[str, PlainValidator(_protocol)]
 FileName = Annotated[Path, PlainValidator(_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 

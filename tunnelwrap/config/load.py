@@ -35,6 +35,7 @@ _EXPECTED: Final = {
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "at least {ge:g}",
     "less_than_equal": "at most {le:g}",
+    "less_than": "less than {lt:g}",
     "finite_number": "a finite number",
     "too_short": "at least {min_length} entry in it",
     "literal_error": "{expected}",

@@ -25,6 +25,7 @@ from tunnelwrap.config.credentials import (
 )
 from tunnelwrap.config.fields import (
     Address,
+    BackendAddress,
     CarrierName,
     EspSuiteText,
     FileName,
@@ -37,11 +38,15 @@ from tunnelwrap.config.fields import (
     PoolName,
     Port,
     PpkName,
+    ProtocolName,
     Selectors,
+    ServerName,
     Some,
     wrong,
 )
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
+from tunnelwrap.demux.listener import Limits as StreamLimits
+from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.ike.policy import ChildLifetime, Limits, Retransmission
 from tunnelwrap.path import Carrier
 
@@ -64,6 +69,8 @@ MIN_GRACE_S: Final = 60.0
 _CHILD_LIFETIME: Final = ChildLifetime()
 _RETRANSMISSION: Final = Retransmission()
 _LIMITS: Final = Limits()
+_STREAMS: Final = StreamLimits()
+_ROUTING: Final = Routing()
 
 
 def hard_after(values: Mapping[str, object]) -> float:
@@ -242,6 +249,22 @@ class Tls(Section):
         return self
 
 
+class ForwardingRoute(Section):
+    """Visitors of a stream port who are sent on to a server behind the gateway."""
+
+    begins_with: Literal["tls", "ssh", "openvpn", "http", "other", "silent"] = "tls"
+    sni: Many[ServerName] = ()
+    alpn: Many[ProtocolName] = ()
+    backend: BackendAddress = Field(description="the server's HOST:PORT, such as 127.0.0.1:8443")
+    send_proxy: Literal["v1", "v2"] | None = None
+
+    @model_validator(mode="after")
+    def _has_names_of_tls_only(self) -> Self:
+        if self.begins_with != "tls" and (self.sni or self.alpn):
+            raise wrong('begins_with = "tls" beside sni and alpn', f"it is {self.begins_with}")
+        return self
+
+
 class Gateway(Section):
     """Where a gateway listens, and what it needs besides."""
 
@@ -252,6 +275,12 @@ class Gateway(Section):
     tcp_ports: Many[Port] = (4500,)
     tls_ports: Many[Port] = (443,)
     tls: Tls | None = None
+    routes: Many[ForwardingRoute] = ()
+    route_silence_s: Annotated[float, Field(gt=0, lt=_STREAMS.deadline_s)] = _ROUTING.silence_s
+    route_idle_s: Lifetime = _ROUTING.idle_s
+    proxies: Many[Network] = ()
+    strangers: Annotated[int, Field(ge=1)] = _STREAMS.strangers
+    strangers_per_address: Annotated[int, Field(ge=1)] = _STREAMS.strangers_per_origin
     half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
     half_open_s: Positive = _LIMITS.half_open_s
     half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
@@ -276,6 +305,23 @@ class Gateway(Section):
         if self.udp_ike_port == self.udp_nat_port:
             raise wrong("another udp_nat_port than udp_ike_port", f"both are {self.udp_nat_port}")
         return self
+
+    @model_validator(mode="after")
+    def _keeps_its_own_visitors(self) -> Self:
+        for number, route in enumerate(self.routes):
+            where = f"routes[{number}]"
+            if self.name.lower().removesuffix(".") in route.sni and not route.alpn:
+                raise wrong("other names than the gateway's, or alpn beside it", f"sni of {where}")
+            if self._is_own(route.backend):
+                raise wrong("another backend than the gateway itself", f"backend of {where}")
+        return self
+
+    def _is_own(self, backend: Backend) -> bool:
+        """Whether that is a stream port of ours, as far as can be seen here."""
+        own = {str(address) for address in self.listen}
+        if own & {str(address) for address in ANY_ADDRESS}:
+            own |= {self.name, "localhost", "127.0.0.1", "::1"}
+        return backend.host in own and backend.port in (*self.tcp_ports, *self.tls_ports)
 
 
 class Pool(Section):

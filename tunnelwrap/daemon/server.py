@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from tunnelwrap.config.compose import connection_policies, limits
+from tunnelwrap.config.compose import connection_policies, limits, routing, stream_limits
 from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.model import Pool as PoolSettings
 from tunnelwrap.config.selectors import parse_selector
@@ -234,8 +234,17 @@ class Server:
         return server_context(tls.certificate.file, tls.key.file)
 
     def _listen(self, port: int, context: ssl.SSLContext | None) -> None:
-        listening = self._file.gateway.listen
-        self._streams.append(Listener(listening, port, self._on_stream, context))
+        settings = self._file.gateway
+        self._streams.append(
+            Listener(
+                settings.listen,
+                port,
+                self._on_stream,
+                context,
+                stream_limits(settings),
+                routing(settings),
+            )
+        )
 
     def _on_stream(self, sock: socket.socket, path: Path, received: bytes) -> None:
         """A stream that begins as RFC 9329 wants it."""

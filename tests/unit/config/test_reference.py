@@ -21,6 +21,7 @@ NAMES = ("gateway.toml", "client.toml", "gateway-psk.toml", "client-psk.toml")
 REFERENCES: dict[str, type[BaseModel]] = {"gateway.toml": GatewayFile, "client.toml": ClientFile}
 WITHOUT_DEFAULT = {
     *("gateway.redirect_to", "connections.clients.redirect_to"),
+    *(f"gateway.routes.{key}" for key in ("begins_with", "sni", "alpn", "backend", "send_proxy")),
     "client.server_name",
     *(
         f"{table}.{key}"
@@ -108,9 +109,9 @@ def test_no_line_but_a_list_of_suites_is_long(name: str) -> None:
 
 
 def document_of(name: str) -> dict[str, object]:
-    """A reference with the keys in it that are left out: lines ``#key = value``."""
+    """A reference with the keys in it that are left out: lines ``#key = value``, ``#[[table]]``."""
     text = (CONFIGS / name).read_text()
-    return tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE))
+    return tomllib.loads(re.sub(r"^#(?=\w+ = |\[\[)", "", text, flags=re.MULTILINE))
 
 
 def values_in(table: object, place: str = "") -> Iterator[tuple[str, object]]:
@@ -119,6 +120,8 @@ def values_in(table: object, place: str = "") -> Iterator[tuple[str, object]]:
     for key, value in table.items():
         if isinstance(value, dict):
             yield from values_in(value, f"{place}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            yield from values_in(value[0], f"{place}{key}.")
         else:
             yield f"{place}{key}", value
 
