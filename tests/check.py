@@ -29,6 +29,8 @@ PACKAGES = {
     "iperf3": "traffic through tunnels",
     "curl": "a visitor who knows nothing of tunnels",
     "openssl": "a second opinion on TLS",
+    "openssh-client": "a visitor for a server behind the gateway",
+    "openssh-server": "that server",
     "haproxy": "a proxy before the gateway, and a second opinion on the PROXY protocol",
     "tcpdump": "captures",
     "tshark": "a second opinion on what is captured",

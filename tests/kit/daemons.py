@@ -180,10 +180,15 @@ def merged(base: Mapping[str, object], changes: Mapping[str, object]) -> Toml:
 
 def toml(tables: Mapping[str, object], name: str = "") -> str:
     """Tables as TOML; its texts, lists, numbers and booleans are those of JSON."""
-    plain = [f"{k} = {json.dumps(v)}" for k, v in tables.items() if not isinstance(v, Mapping)]
-    below = [
-        toml(v, f"{name}.{k}" if name else k) for k, v in tables.items() if isinstance(v, Mapping)
-    ]
+    plain, below = [], []
+    for key, value in tables.items():
+        inner = f"{name}.{key}" if name else key
+        if isinstance(value, Mapping):
+            below.append(toml(value, inner))
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            below += [f"[[{inner}]]\n{toml(each)}" for each in value]
+        else:
+            plain.append(f"{key} = {json.dumps(value)}")
     return "\n".join([*([f"[{name}]"] if name else []), *plain, *below])
 
 
