@@ -499,6 +499,18 @@ async def test_an_owner_who_fails_harms_no_one_else(caplog: pytest.LogCaptureFix
     assert descriptors() == before
 
 
+async def test_an_owner_without_room() -> None:
+    def take(*_: object) -> None:
+        raise TransportError("no room")
+
+    listener = Listener([LOCALHOST], 0, take)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(listener.run())
+        assert await asyncio.to_thread(talk, listener.ports[0], STREAM) == b""
+        listener.close()
+    assert listener.counters == {"accepted": 1, "shed": 1}
+
+
 async def test_a_port_that_is_taken() -> None:
     before = descriptors()
     with socket.create_server(("127.0.0.2", 0)) as other:

@@ -563,3 +563,22 @@ def test_silent_strangers_keep_nobody_out_and_are_closed(served: Served) -> None
                 assert stranger.recv(1) == b""
     assert gateway.status["counters"]["idle_streams_closed"] == reaped + 1
     downloads(net)
+
+
+def test_streams_that_come_to_nothing_are_few(served: Served) -> None:
+    net, gateway = served
+
+    def shed() -> int:
+        streams = gateway.status["streams"]
+        assert isinstance(streams, dict)
+        return int(streams.get("shed", 0))
+
+    before = shed()
+    with ExitStack() as stack:
+        for _ in range(70):
+            with net.other.entered():
+                stranger = socket.create_connection((GATEWAY, 4500))
+            stack.enter_context(stranger).sendall(b"IKETCP")
+        wait_until("some are shed", lambda: shed() >= before + 6)
+        net.connect({}, "--carrier", "tcp")  # from elsewhere
+    downloads(net)

@@ -132,14 +132,18 @@ class Driver:
 
     def close_idle_streams(self, age_s: float) -> None:
         """Close the streams of that age which no established IKE SA uses. RFC 9329 §6.1."""
-        used = {live.path for live in self.live.values()}
         newest = self._loop.time() - age_s
-        for path, transport in list(self._transports.items()):
-            is_old = self._attached_at[path] <= newest
-            if path.carrier.is_reliable and path not in used and is_old:
+        for path in self.unproven_streams():
+            if self._attached_at[path] <= newest:
                 self.counters["idle_streams_closed"] += 1
+                transport = self._transports[path]
                 self.detach(transport)
                 transport.close()
+
+    def unproven_streams(self) -> list[Path]:
+        """Streams that no established IKE SA uses, or not yet."""
+        used = {live.path for live in self.live.values()}
+        return [path for path in self._transports if path.carrier.is_reliable and path not in used]
 
     def detach(self, transport: Transport, error: TransportError | None = None) -> None:
         """A stream is gone; its IKE SA keeps its state. RFC 9329 §6.1."""

@@ -30,6 +30,7 @@ from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener, server_context
+from tunnelwrap.demux.places import origin_of
 from tunnelwrap.errors import (
     ControlError,
     InternalAddressFailure,
@@ -44,7 +45,7 @@ from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
 from tunnelwrap.ike.redirect import decoded, encoded
-from tunnelwrap.path import Path, SocketAddress
+from tunnelwrap.path import IpAddress, Path, SocketAddress
 from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
 from tunnelwrap.store.secret_file import lasting_secret
@@ -247,7 +248,13 @@ class Server:
         )
 
     def _on_stream(self, sock: socket.socket, path: Path, received: bytes) -> None:
-        """A stream that begins as RFC 9329 wants it."""
+        """A stream that begins as RFC 9329 wants it.
+
+        Raises:
+            TransportError: there are too many that prove nothing.
+        """
+        if self._is_crowded(path.peer.ip):
+            raise TransportError("too many streams without an IKE SA")
         self._stream_ids += 1
         path = replace(path, id=self._stream_ids)
         transport = StreamTransport(
@@ -260,6 +267,13 @@ class Server:
             received=received,
         )
         self._driver.attach(transport)
+
+    def _is_crowded(self, ip: IpAddress) -> bool:
+        """Whether strangers have as many streams as they may, in all or from that address."""
+        allowed = stream_limits(self._file.gateway)
+        origins = [origin_of(path.peer.ip) for path in self._driver.unproven_streams()]
+        is_many = origins.count(origin_of(ip)) >= allowed.strangers_per_origin
+        return is_many or len(origins) >= allowed.strangers
 
     def _stream_closed(self, transport: Transport, error: TransportError) -> None:
         self._driver.detach(transport, error)

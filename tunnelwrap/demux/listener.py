@@ -42,7 +42,8 @@ OnStream = Callable[[socket.socket, Path, bytes], None]
 
 The path has other ends than the socket where a proxy spoke for the peer. The octets are those
 already read; the stream begins with them, and its prefix is never stripped.
-If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile.
+If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile,
+TransportError that there is no room for it.
 """
 
 # RFC 9325 §4.2; TLS 1.3 has none but good ones.
@@ -380,6 +381,8 @@ class Listener:
             await self._welcome(stranger, verdict, received)
         except Malformed:
             self._count(stranger, "proxy_refused")
+        except TransportError:
+            self._count(stranger, "shed")
         except (OSError, EOFError) as error:
             self._count(stranger, _cause(error))
         except Exception:  # one connection's failure must not end the others

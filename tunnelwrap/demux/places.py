@@ -5,10 +5,13 @@ from collections import Counter
 from tunnelwrap.path import IpAddress
 
 
+def origin_of(ip: IpAddress) -> bytes:
+    """What is counted as one: an IPv4 address, or an IPv6 network of 64 bits."""
+    return ip.packed[:8]
+
+
 class Places:
     """A number of places, of which one origin can have a part only.
-
-    An origin is an IPv4 address, or an IPv6 network of 64 bits.
 
     Args:
         in_all: how many there are.
@@ -54,7 +57,7 @@ class Place:
 
     def belongs_to(self, ip: IpAddress) -> bool:
         """It is known now whose it is; whether that one can have it."""
-        origin = ip.packed[:8]
+        origin = origin_of(ip)
         if self._places is None or not self._places.has_room(origin):
             return False
         self._origin = origin
