@@ -28,8 +28,9 @@ from tests.unit.demux.gateway import (
     write_identity,
 )
 from tests.unit.wire.samples import load
-from tunnelwrap.demux.listener import Limits, Listener, Stranger, server_context
+from tunnelwrap.demux.listener import Limits, Listener, server_context
 from tunnelwrap.demux.places import Places
+from tunnelwrap.demux.stranger import Stranger
 from tunnelwrap.errors import TransportError
 from tunnelwrap.path import Carrier, SocketAddress
 from tunnelwrap.wire.framing import PREFIX
