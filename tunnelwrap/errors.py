@@ -198,6 +198,10 @@ class PathClosed(TransportError):
     """The peer or the network ended the stream."""
 
 
+class StreamCorrupt(PathClosed):
+    """We ended the stream: there are no frames in it, or no more. RFC 9329 §6.1."""
+
+
 class AllCarriersFailed(TransportError):
     """Every rung of the ladder failed; one reason for each, in order of the attempts."""
 

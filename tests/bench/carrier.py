@@ -88,7 +88,9 @@ def child(serve: Callable[[Count], None]) -> tuple[int, int]:
         os._exit(0)
 
 
-def serve_stream(listener: socket.socket, context: ssl.SSLContext | None, count: Count) -> None:
+def serve_stream(
+    listener: socket.socket, context: ssl.SSLContext | None, carrier: Carrier, count: Count
+) -> None:
     """Take one stream until it ends."""
     sock, _ = listener.accept()
     if context is not None:
@@ -98,7 +100,7 @@ def serve_stream(listener: socket.socket, context: ssl.SSLContext | None, count:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        path = Path(LOCAL, LOCAL, Carrier.TCP)
+        path = Path(LOCAL, LOCAL, carrier)
         end = lambda _transport, error: ended.set_result(error)  # noqa: E731 -- one line
         StreamTransport(sock, path, count.take, end, loop, is_originator=False)
         await ended
@@ -120,16 +122,16 @@ def serve_udp(listener: socket.socket, seconds: float, count: Count) -> None:
 
 
 async def send_stream(
-    peer: SocketAddress, ca: str | None, options: argparse.Namespace
+    peer: SocketAddress, ca: str | None, carrier: Carrier, options: argparse.Namespace
 ) -> tuple[Pump, float]:
-    """Send over TCP, or over TLS if there is somebody to trust."""
+    """Send over TCP, or in TLS if there is somebody to trust."""
     loop = asyncio.get_running_loop()
     if ca is None:
         sock = socket.create_connection((str(peer.ip), peer.port))
         sock.setblocking(False)
     else:
         sock = await open_tls(peer, NAME, tls_context(ca, None))
-    path = Path(LOCAL, peer, Carrier.TCP)
+    path = Path(LOCAL, peer, carrier)
     never = lambda _transport, _batch: None  # noqa: E731 -- one line
     return await pump(StreamTransport(sock, path, never, ignore, loop, is_originator=True), options)
 
@@ -164,9 +166,11 @@ def measure(name: str, options: argparse.Namespace) -> None:
         else:
             sock.listen()
             with tempfile.TemporaryDirectory() as directory:
-                context, ca = tls_server(FilePath(directory)) if name == "tls" else (None, None)
-            pid, report = child(lambda count: serve_stream(sock, context, count))
-            sender = send_stream(peer, ca, options)
+                has_tls = name in ("tls", "ws")
+                context, ca = tls_server(FilePath(directory)) if has_tls else (None, None)
+            carrier = Carrier(name)
+            pid, report = child(lambda count: serve_stream(sock, context, carrier, count))
+            sender = send_stream(peer, ca, carrier, options)
         work, cpu_out = asyncio.run(sender)
     with os.fdopen(report, "rb") as pipe:
         cpu_in, octets, batches = FIGURES.unpack(pipe.read())
@@ -183,7 +187,7 @@ def measure(name: str, options: argparse.Namespace) -> None:
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("carriers", nargs="*", default=["tcp", "tls", "udp"])
+    parser.add_argument("carriers", nargs="*", default=["tcp", "tls", "ws", "udp"])
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--train", type=int, default=200, help="packets in a train")
     parser.add_argument("--size", type=int, default=1472, help="octets of a packet")

@@ -76,11 +76,17 @@ class Owner:
 
 
 def stream(
-    sock: socket.socket, owner: Owner, *, is_originator: bool = False, received: bytes = b""
+    sock: socket.socket,
+    owner: Owner,
+    *,
+    is_originator: bool = False,
+    received: bytes = b"",
+    is_websocket: bool = False,
 ) -> StreamTransport:
     """A transport over one end of a connection, whose owner records."""
     sock.setblocking(False)
     carrier = Carrier.TLS if isinstance(sock, ssl.SSLSocket) else Carrier.TCP
+    carrier = Carrier.WEBSOCKET if is_websocket else carrier
     path = Path(address_of(sock), SocketAddress.of(sock.getpeername()), carrier)
     loop = asyncio.get_running_loop()
     return StreamTransport(

@@ -29,7 +29,7 @@ from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
-from tunnelwrap.demux.listener import Listener, server_context
+from tunnelwrap.demux.listener import Listener, Site, server_context
 from tunnelwrap.demux.places import origin_of
 from tunnelwrap.errors import (
     ControlError,
@@ -225,7 +225,7 @@ class Server:
         for port in self._file.gateway.tcp_ports:
             self._listen(port, None)
         for port in self._file.gateway.tls_ports:
-            self._listen(port, self._tls())
+            self._listen(port, Site(self._tls()))
 
     def _tls(self) -> ssl.SSLContext:
         tls = self._file.gateway.tls
@@ -234,14 +234,14 @@ class Server:
         assert tls.key.file is not None
         return server_context(tls.certificate.file, tls.key.file)
 
-    def _listen(self, port: int, context: ssl.SSLContext | None) -> None:
+    def _listen(self, port: int, site: Site | None) -> None:
         settings = self._file.gateway
         self._streams.append(
             Listener(
                 settings.listen,
                 port,
                 self._on_stream,
-                context,
+                site,
                 stream_limits(settings),
                 routing(settings),
             )

@@ -1,6 +1,7 @@
 """What strangers get: a very small web server, HTTP/1.1 with one page. RFC 9110, RFC 9112.
 
-It says no more than any web server says, and nothing of what else this port serves.
+It says no more than any web server says, and nothing of what else this port serves. Where a
+WebSocket is asked for at a secret path, it is done, and its connection can be handed over.
 """
 
 import asyncio
@@ -8,7 +9,9 @@ import re
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from tunnelwrap.wire import websocket
 
 MAX_HEAD: Final = 8192
 MAX_REQUESTS: Final = 100
@@ -33,6 +36,22 @@ class Visitor(Protocol):
 
     async def send(self, octets: bytes) -> None:
         """Write all of it."""
+
+
+class Request(NamedTuple):
+    """A request's head."""
+
+    method: bytes
+    target: bytes
+    minor_version: bytes
+    fields: dict[bytes, bytes]  # by their names in lower case, repeated ones joined
+
+
+class Upgrade(NamedTuple):
+    """A request for a WebSocket, answered already, and the octets that came after it."""
+
+    request: Request
+    received: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +86,34 @@ PLAIN_ON_TLS: Final = Answer(
 )
 
 
-async def serve(visitor: Visitor, received: bytes, deadline_s: float) -> None:
+async def serve(
+    visitor: Visitor, received: bytes, deadline_s: float, secret_path: bytes | None = None
+) -> Upgrade | None:
     """Answer requests until one of both sides wants no more.
 
     Args:
         visitor: who is served.
         received: octets that were read already.
         deadline_s: for each request, from its expected begin to the end of the answer.
+        secret_path: where a WebSocket can be had.
+
+    Returns:
+        What makes a WebSocket of the connection, if that came of it.
     """
     for number in range(1, MAX_REQUESTS + 1):
         async with asyncio.timeout(deadline_s):
             head, received = await _read_head(visitor, received)
             if head is None:
-                return
-            answer = answer_to(head, is_last=number == MAX_REQUESTS)
+                return None
+            request = _request(head)
+            if request and secret_path and (accepted := _accepted(request, secret_path)):
+                await visitor.send(accepted)
+                return Upgrade(request, received)
+            answer = _answer(request, is_last=number == MAX_REQUESTS)
             await visitor.send(answer.encode())
         if answer.is_last:
-            return
+            return None
+    return None
 
 
 async def refuse_plain_http(visitor: Visitor, deadline_s: float) -> None:
@@ -96,18 +126,36 @@ async def refuse_plain_http(visitor: Visitor, deadline_s: float) -> None:
 
 def answer_to(head: bytes, *, is_last: bool) -> Answer:
     """The answer to a request's head: its request line and fields, without the empty line."""
+    return _answer(_request(head), is_last=is_last)
+
+
+def _request(head: bytes) -> Request | None:
+    """What a head says; None if it is malformed."""
     first, *lines = head.split(b"\n")
-    request, fields = _REQUEST_LINE.fullmatch(first), _fields(lines)
-    if request is None or fields is None:
-        return BAD_REQUEST
-    method, target, minor_version = request.groups()
+    line, fields = _REQUEST_LINE.fullmatch(first), _fields(lines)
+    if line is None or fields is None:
+        return None
+    method, target, minor_version = line.groups()
     host = fields.get(b"host")
     if (host is None and minor_version == b"1") or b"," in (host or b""):  # RFC 9112 §3.2
+        return None
+    return Request(method, target, minor_version, fields)
+
+
+def _accepted(request: Request, secret_path: bytes) -> bytes | None:
+    """The answer to who asks for a WebSocket and knows where; None to all others."""
+    if (request.method, request.minor_version) != (b"GET", b"1"):
+        return None
+    return websocket.answer(secret_path, request.target, request.fields)
+
+
+def _answer(request: Request | None, *, is_last: bool) -> Answer:
+    if request is None:
         return BAD_REQUEST
-    is_last = is_last or minor_version == b"0" or _ends_connection(fields)
-    status = _status(method, target)
+    is_last = is_last or request.minor_version == b"0" or _ends_connection(request.fields)
+    status = _status(request.method, request.target)
     title = "Welcome" if status is HTTPStatus.OK else ""
-    return Answer(status, is_last, method == b"HEAD", title)
+    return Answer(status, is_last, request.method == b"HEAD", title)
 
 
 def _fields(lines: list[bytes]) -> dict[bytes, bytes] | None:

@@ -19,12 +19,12 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Final
 
-from tunnelwrap.demux.decoy import BAD_REQUEST, refuse_plain_http, serve
+from tunnelwrap.demux.decoy import BAD_REQUEST, Upgrade, refuse_plain_http, serve
 from tunnelwrap.demux.forward import Forwarder
 from tunnelwrap.demux.places import Places
 from tunnelwrap.demux.routing import Backend, Routing
@@ -40,7 +40,8 @@ OnStream = Callable[[socket.socket, Path, bytes], None]
 """Takes over the socket of an IKE stream, non-blocking, an ``ssl.SSLSocket`` on Carrier.TLS.
 
 The path has other ends than the socket where a proxy spoke for the peer. The octets are those
-already read; the stream begins with them, and its prefix is never stripped.
+already read; the stream begins with them, and its prefix is never stripped. On Carrier.WEBSOCKET,
+in TLS or not, it begins behind the opening handshake.
 If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile,
 TransportError that there is no room for it.
 """
@@ -51,6 +52,7 @@ _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
 _BACKLOG: Final = 1024
 _BATCH: Final = 64
+_FORWARDED: Final = 100  # octets of what a proxy says, in the log
 _MIN_PAUSE_S: Final = 0.1
 _MAX_PAUSE_S: Final = 1.0
 
@@ -64,6 +66,20 @@ class Limits:
     deadline_s: float = 10.0  # from accept to verdict; of the decoy, for each request
     forwarded: int = 4096  # to servers behind us
     forwarded_per_origin: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The web server that strangers see on a port.
+
+    Args:
+        context: as ``server_context`` makes it. Without one HTTP is spoken without TLS, with a
+            reverse proxy, whose business TLS is then.
+        secret_path: where IKE streams can be had in a WebSocket; none: nowhere.
+    """
+
+    context: ssl.SSLContext | None = None
+    secret_path: bytes | None = field(default=None, repr=False)
 
 
 _DEFAULT_LIMITS: Final = Limits()
@@ -106,10 +122,11 @@ def _unreadable(file: FilePath) -> str | None:
 
 
 class Listener:
-    """A TCP port for IKE streams, bare and, given a context, in TLS; it turns away all the rest.
+    """A TCP port for IKE streams, bare and, beside a web site, in it; it turns away all the rest.
 
     ``counters`` tell what became of connections: accepted or shed; tls where one begins with
-    it; then ike_tcp, ike_tls, http or other; without a verdict timed_out, closed_early, tls_failed.
+    it; then ike_tcp, ike_tls, http or other; ike_ws where http became a WebSocket; without a
+    verdict timed_out, closed_early, tls_failed.
     Of those for servers behind us: tls_passed, ssh, openvpn, http, other or silent, and then "to"
     with the server, unreachable or shed. Those for whom a proxy spoke are proxied; proxy_refused
     is one that should have and did not, or did and should not have. exhausted counts pauses for
@@ -119,7 +136,7 @@ class Listener:
         addresses: where to listen; IPv6 addresses serve IPv6 only.
         port: the same on all of them; 0 lets the host choose one for each.
         on_stream: takes over IKE streams.
-        context: as ``server_context`` makes it; without one all but bare IKE streams is closed.
+        site: what else there is to see; without one all but bare IKE streams is closed.
         limits: what strangers may cost.
         routing: who is for servers behind us.
 
@@ -132,11 +149,13 @@ class Listener:
         addresses: Sequence[IpAddress],
         port: int,
         on_stream: OnStream,
-        context: ssl.SSLContext | None = None,
+        site: Site | None = None,
         limits: Limits = _DEFAULT_LIMITS,
         routing: Routing = _NO_ROUTES,
     ) -> None:
-        self._on_stream, self._context, self._limits = on_stream, context, limits
+        self._on_stream, self._site, self._limits = on_stream, site, limits
+        self._context = site.context if site else None
+        self._is_behind_proxy = site is not None and site.context is None
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
@@ -234,8 +253,9 @@ class Listener:
 
     def _admit(self, sock: socket.socket, ends: Ends, tasks: asyncio.TaskGroup) -> None:
         ip = ends.source.ip
-        # A proxy speaks for many; each of them is counted when it is known.
-        place = self._strangers.take(None if self._routing.trusts(ip) else ip)
+        # A proxy speaks for many; each of them is counted when it is known, if ever.
+        is_proxy = self._is_behind_proxy or self._routing.trusts(ip)
+        place = self._strangers.take(None if is_proxy else ip)
         if place is None:
             self.counters["shed"] += 1
             sock.close()
@@ -310,25 +330,43 @@ class Listener:
 
     async def _welcome(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
         if verdict is Verdict.IKE_STREAM:
-            self._on_stream(stranger.sock, stranger.path, received)
-            stranger.is_handed_over = True
-            self._count(stranger, f"ike_{stranger.carrier.value}")
+            self._hand_over(stranger, received)
             return
         is_tls_in_tls = verdict is Verdict.TLS and stranger.carrier is Carrier.TLS
         self._count(stranger, "other" if is_tls_in_tls else verdict.value)
-        if self._context is not None:
-            with suppress(OSError):
-                await self._turn_away(stranger, verdict, received)
+        if self._site is None:
+            return
+        upgrade = None
+        with suppress(OSError):
+            upgrade = await self._turn_away(stranger, verdict, received, self._site.secret_path)
+        if upgrade is not None:
+            self._hand_over_websocket(stranger, upgrade)
+        else:
             await stranger.finish()
 
-    async def _turn_away(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
-        """Answer as a web server with TLS does."""
-        if stranger.carrier is Carrier.TLS:
-            await serve(stranger, received, self._limits.deadline_s)
-        elif verdict is Verdict.HTTP:
+    def _hand_over(self, stranger: Stranger, received: bytes) -> None:
+        self._on_stream(stranger.sock, stranger.path, received)
+        stranger.is_handed_over = True
+        self._count(stranger, f"ike_{stranger.carrier.value}")
+
+    def _hand_over_websocket(self, stranger: Stranger, upgrade: Upgrade) -> None:
+        stranger.carrier = Carrier.WEBSOCKET
+        if self._is_behind_proxy:
+            client = upgrade.request.fields.get(b"x-forwarded-for", b"unknown")[:_FORWARDED]
+            logger.info("%s: forwarded for %s", stranger, ascii(client.decode("latin-1")))
+        self._hand_over(stranger, upgrade.received)
+
+    async def _turn_away(
+        self, stranger: Stranger, verdict: Verdict, received: bytes, secret_path: bytes | None
+    ) -> Upgrade | None:
+        """Answer as a web server does, with TLS or behind a proxy."""
+        if stranger.carrier is Carrier.TLS or self._is_behind_proxy:
+            return await serve(stranger, received, self._limits.deadline_s, secret_path)
+        if verdict is Verdict.HTTP:
             await refuse_plain_http(stranger, self._limits.deadline_s)
         else:
             await stranger.send(BAD_REQUEST.encode())
+        return None
 
     def _count(self, stranger: Stranger, what: str) -> None:
         self.counters[what] += 1

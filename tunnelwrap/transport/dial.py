@@ -28,11 +28,11 @@ from tunnelwrap.errors import (
 )
 from tunnelwrap.path import Carrier, IpAddress, Path, SocketAddress
 from tunnelwrap.transport import BatchCallback, ClosedCallback
-from tunnelwrap.transport.sockets import family_of, raw, readable, reason_of, writable
+from tunnelwrap.transport.sockets import completed, family_of, raw, reason_of, writable
 from tunnelwrap.transport.udp import UdpTransport
 
 # RFC 9329 §5.1 wants UDP's first message repeated once before TCP begins: after 0.5 s it is.
-DELAYS_S: Final = {Carrier.UDP: 0.0, Carrier.TCP: 0.7, Carrier.TLS: 1.0}
+DELAYS_S: Final = {Carrier.UDP: 0.0, Carrier.TCP: 0.7, Carrier.TLS: 1.0, Carrier.WEBSOCKET: 1.5}
 GIVE_UP_S: Final = 10.0  # how long one rung may take
 CONNECT_S: Final = 5.0
 RESOLVE_S: Final = 5.0
@@ -245,24 +245,12 @@ async def _open_tls(
     with _closed_on_failure(sock):
         try:
             async with asyncio.timeout(timeout_s):
-                await _shake_hands(sock)
+                await completed(sock, sock.do_handshake)
         except TimeoutError:
             raise TlsFailed(f"TLS handshake not complete within {timeout_s:g} s") from None
         except OSError as error:
             raise TlsFailed(_tls_problem(error, server_name)) from error
     return sock
-
-
-async def _shake_hands(sock: ssl.SSLSocket) -> None:
-    while True:
-        try:
-            sock.do_handshake()
-        except ssl.SSLWantReadError:
-            await readable(sock)
-        except ssl.SSLWantWriteError:
-            await writable(sock)
-        else:
-            return
 
 
 def _tls_problem(error: OSError, server_name: str) -> str:

@@ -4,8 +4,12 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Callable
+from typing import TypeVar
 
 from tunnelwrap.path import SocketAddress
+
+T = TypeVar("T")
 
 
 def raw(address: SocketAddress) -> tuple[str, int]:
@@ -47,6 +51,17 @@ async def writable(sock: socket.socket) -> None:
         await ready
     finally:
         loop.remove_writer(sock)
+
+
+async def completed(sock: ssl.SSLSocket, operation: Callable[[], T]) -> T:
+    """Repeat an operation of TLS until it need not wait for the network any more."""
+    while True:
+        try:
+            return operation()
+        except ssl.SSLWantReadError:
+            await readable(sock)
+        except ssl.SSLWantWriteError:
+            await writable(sock)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""Framed datagrams over a byte stream, TCP or TLS. RFC 9329 §3, §4, §6.1.
+"""Framed datagrams over a byte stream: TCP, TLS, a WebSocket in TLS. RFC 9329 §3, §4, §6.1.
 
 Inbound: 1. ``_on_readable`` fills the inbox; 2. the Deframer finds the datagrams; 3. one batch of
 views goes to the owner.
@@ -6,6 +6,7 @@ Outbound: ``send`` and ``send_esp`` write at once. What the socket does not take
 places, written in this order: the frame that is begun (``_begun``), IKE (``_urgent``), the rest
 of the train (``_train``). Further trains are dropped meanwhile: a stream that queued them would
 make delay out of congestion, as the inner TCPs then both wait and repeat (RFC 9329 §9.1).
+On a WebSocket, what is written is messages with the frames in them: a train is one or a few.
 Owns: the socket, its place in the event loop, the inbox, and what waits.
 """
 
@@ -16,13 +17,16 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tunnelwrap.errors import Malformed, PathClosed
-from tunnelwrap.path import Path
+from tunnelwrap.errors import Malformed, PathClosed, StreamCorrupt
+from tunnelwrap.path import Carrier, Path
 from tunnelwrap.transport import BatchCallback, ClosedCallback
 from tunnelwrap.transport.sockets import reason_of
 from tunnelwrap.wire.framing import PREFIX, Deframer, frame
+
+if TYPE_CHECKING:
+    from tunnelwrap.transport.websocket import Messages
 
 STREAM_DATAGRAM: Final = 1472
 """What UDP encapsulation carries where the MTU is 1500; RFC 9329 §3 wants no more."""
@@ -45,14 +49,15 @@ _OPTIONS: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 )
 _NOTHING: Final = memoryview(b"")
+_WEB_SERVER: Final = b"HTTP/"  # as a frame, longer than any that a stream can begin with
 
 
 class StreamTransport:
     """One connected stream.
 
     Args:
-        sock: connected and non-blocking, its TLS handshake complete; ours from now on.
-        path: where it leads.
+        sock: connected and non-blocking, its handshakes complete; ours from now on.
+        path: where it leads; its carrier tells whether the stream is a WebSocket.
         on_batch: gets what arrives.
         on_closed: told of an end that is not our own, with a PathClosed.
         loop: from which everything is called.
@@ -86,7 +91,13 @@ class StreamTransport:
         self._write_error: PathClosed | None = None
 
         self._inbox = memoryview(bytearray(INBOX))
-        self._deframer = Deframer(expect_prefix=not is_originator)
+        self._messages = (
+            _messages(loop, is_originator=is_originator)
+            if path.carrier is Carrier.WEBSOCKET
+            else None
+        )
+        self._deframer = self._messages or Deframer(expect_prefix=not is_originator)
+        self._may_be_web_server = is_originator and self._messages is None
         self._has_reader = False
         self._read_awaits_write = False  # TLS wants to write before it can read on
 
@@ -122,11 +133,17 @@ class StreamTransport:
         """
         if not self._can_write:
             return
-        was_waiting = self.is_congested
         framed = frame(datagram)
         framed = self._take_prefix() + framed
-        self._urgent.append(framed)
-        self._urgent_octets += len(framed)
+        if self._messages:
+            framed = bytes(self._messages.enclose(memoryview(framed), [len(framed)])[0])
+        self._hurry(framed)
+
+    def _hurry(self, octets: bytes) -> None:
+        """Write these next, as soon as the socket takes something."""
+        was_waiting = self.is_congested
+        self._urgent.append(octets)
+        self._urgent_octets += len(octets)
         if self._urgent_octets > MAX_URGENT:
             self._lose(PathClosed(f"peer takes nothing, {self._urgent_octets} octets of IKE wait"))
         elif not was_waiting:
@@ -140,6 +157,8 @@ class StreamTransport:
             prefix = self._take_prefix()
             frames = memoryview(prefix + frames)
             ends = [end + len(prefix) for end in ends]
+        if self._messages:
+            frames, ends = self._messages.enclose(frames, ends)
         self._write_train(frames, ends)
         return 0
 
@@ -202,13 +221,28 @@ class StreamTransport:
         return have, None
 
     def _deliver(self, octets: memoryview) -> None:
+        if self._may_be_web_server:
+            self._may_be_web_server = False
+            if bytes(octets[: len(_WEB_SERVER)]) == _WEB_SERVER:
+                self._lose(StreamCorrupt("a web server answers there, and no gateway"))
+                return
         try:
             batch = self._deframer.feed(octets)
         except Malformed as error:
-            self._lose(PathClosed(f"stream is corrupt: {error}"))
+            self._lose(StreamCorrupt(f"stream is corrupt: {error}"))
             return
         if batch:
             self._on_batch(self, batch)
+        if self._messages:
+            self._answer(self._messages)
+
+    def _answer(self, messages: "Messages") -> None:
+        """What a WebSocket says of itself: pongs, and the end."""
+        answers, messages.answers = messages.answers, b""
+        if answers and self._can_write:
+            self._hurry(answers)
+        if messages.has_ended:
+            self._lose(PathClosed("peer closed the WebSocket"))
 
     # --- outbound ----------------------------------------------------------------------------
 
@@ -298,6 +332,8 @@ class StreamTransport:
             self._on_closed(self, error)
 
     def _shut(self) -> None:
+        if self._messages and self._can_write and not self._begun:
+            self._push(memoryview(self._messages.farewell()))
         self._set_reader(wanted=False)
         self._set_writer(wanted=False)
         self._forget_unsent()
@@ -339,3 +375,10 @@ class StreamTransport:
         elif self._has_writer and not wanted:
             self._loop.remove_writer(self._socket)
         self._has_writer = wanted
+
+
+def _messages(loop: asyncio.AbstractEventLoop, *, is_originator: bool) -> "Messages":
+    # Not above: what it needs takes long to load, and most never need it.
+    from tunnelwrap.transport.websocket import Messages  # noqa: PLC0415
+
+    return Messages(loop, is_originator=is_originator)

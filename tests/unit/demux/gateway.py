@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tunnelwrap.path
 from tests.kit.certs import authority, entity
-from tunnelwrap.demux.listener import Limits, Listener
+from tunnelwrap.demux.listener import Limits, Listener, Site
 from tunnelwrap.demux.routing import Routing
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX, frame
@@ -60,6 +60,7 @@ async def gateway(
     limits: Limits | None = None,
     addresses: Sequence[str] = ("127.0.0.1",),
     routing: Routing | None = None,
+    secret_path: str | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that must leave no descriptor and no task behind."""
     before = descriptors()
@@ -73,7 +74,12 @@ async def gateway(
         streams.put_nowait((sock, path.carrier, received))
 
     ips = [ip_address(each) for each in addresses]
-    listener = Listener(ips, 0, take, context, limits or Limits(), routing or Routing())
+    site = Site(context, secret_path.encode() if secret_path else None)
+    listener = Listener(
+        *(ips, 0, take, site if context or secret_path else None),
+        limits or Limits(),
+        routing or Routing(),
+    )
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(listener.run())
         try:
