@@ -28,6 +28,7 @@ PACKAGES = {
     "iputils-ping": "traffic through tunnels",
     "iperf3": "traffic through tunnels",
     "curl": "a visitor who knows nothing of tunnels",
+    "nginx": "a reverse proxy before the gateway",
     "openssl": "a second opinion on TLS",
     "openssh-client": "a visitor for a server behind the gateway",
     "openssh-server": "that server",

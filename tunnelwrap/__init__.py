@@ -1,4 +1,4 @@
-"""IKEv2/IPsec endpoint that travels over UDP, TCP (RFC 9329) or TLS on 443.
+"""IKEv2/IPsec endpoint that travels over UDP, TCP (RFC 9329), TLS or WebSocket on 443.
 
 The layers, top to bottom; each may import what stands below it:
 
@@ -10,7 +10,7 @@ The layers, top to bottom; each may import what stands below it:
     store      address pool and leases; a secret that outlives the process
     dataplane  ESP in the kernel (XFRM), or between a TUN device and a transport; of IKE it knows
                only Child SAs
-    transport  whole datagrams over UDP, TCP, TLS, and the ladder of them; knows no IKE
+    transport  whole datagrams over UDP, TCP, TLS, WebSocket, and the ladder of them; no IKE
     ike        the synchronous core: octets, paths and time in, outputs out
     auth       proving who a peer is
     crypto     what a transform ID computes

@@ -100,7 +100,7 @@ def downloads(net: Hosts) -> None:
 # --- streams that break ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("carrier", ["tcp", "tls"])
+@pytest.mark.parametrize("carrier", ["tcp", "tls", "ws"])
 @pytest.mark.parametrize("who", ["client", "gateway"])
 def test_a_reset_stream_is_opened_again_and_the_transfer_goes_on(
     served: Served, carrier: str, who: str
@@ -111,7 +111,7 @@ def test_a_reset_stream_is_opened_again_and_the_transfer_goes_on(
     transfer = net.download(OCTETS)
     transfer.has_received(1 << 20)
 
-    port = 443 if carrier == "tls" else 4500
+    port = 4500 if carrier == "tcp" else 443
     side = "dport" if who == "client" else "sport"
     assert transfer.received < OCTETS
     getattr(net, who).run("ss", "-K", "-t", side, "=", str(port))
@@ -389,7 +389,7 @@ def with_psk(identity: str, peer: str) -> Toml:
             "auto",
             r"peer answered AUTHENTICATION_FAILED \(.*identit.*\)",
         ),
-        ({"client": {"gateway": UNREACHABLE}}, "auto", "udp, tcp, tls: no route to host"),
+        ({"client": {"gateway": UNREACHABLE}}, "auto", "udp, tcp, tls, ws: no route to host"),
         (
             {"client": {"server_name": "www.example.org"}},
             "tls",
@@ -451,7 +451,7 @@ def test_each_carrier_has_its_reason(served: Served) -> None:
     assert client.ends() == 1
     assert re.fullmatch(
         "tunnelwrap: udp: no answer within 10 s; tcp: connection refused; "
-        "tls: certificate's issuer is not trusted: CN=tunnelwrap .*\n",
+        "tls, ws: certificate's issuer is not trusted: CN=tunnelwrap .*\n",
         client.log,
     )
 

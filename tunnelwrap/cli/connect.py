@@ -14,9 +14,10 @@ from tunnelwrap.daemon.client import Client
 from tunnelwrap.daemon.events import Event
 from tunnelwrap.daemon.log import set_up
 from tunnelwrap.daemon.recording import Recorder
+from tunnelwrap.errors import ConfigError
 from tunnelwrap.path import Carrier
 
-_LADDER: Final = {"udp": Carrier.UDP, "tcp": Carrier.TCP, "tls": Carrier.TLS}
+_LADDER: Final = {carrier.value: carrier for carrier in Carrier}
 
 
 @click.command(short_help="Connect to a gateway.")
@@ -51,10 +52,11 @@ def connect(  # noqa: PLR0913 (one for each option)
 ) -> None:
     """Connect to the gateway of FILE, and keep the tunnel until Ctrl-C.
 
-    UDP is tried first; if it is not answered within a moment, TCP on port 4500 (RFC 9329) and
-    TLS on port 443 follow, and the first that is answered carries everything. Addresses, routes
-    and name servers are set while the tunnel is up, and taken back at its end; also after a
-    crash, at the next start. Needs root (CAP_NET_ADMIN).
+    UDP is tried first; if it is not answered within a moment, TCP on port 4500 (RFC 9329), TLS
+    on port 443 and, where the configuration knows its path, a WebSocket there (ws) follow, and
+    the first that is answered carries everything. Addresses, routes and name servers are set
+    while the tunnel is up, and taken back at its end; also after a crash, at the next start.
+    Needs root (CAP_NET_ADMIN).
 
     \b
     Events with --json, one object a line:
@@ -75,6 +77,8 @@ def connect(  # noqa: PLR0913 (one for each option)
     set_up(is_debug=debug, is_quiet=quiet)
     settings = load_client(file)
     carriers = settings.client.carriers if carrier == "auto" else (_LADDER[carrier],)
+    if Carrier.WEBSOCKET in carriers and settings.client.websocket_path is None:
+        raise ConfigError([f"{file}: found no client.websocket_path, expected one for ws"])
     tell = _print_json if as_json else _ignore
     recorder = Recorder(key_log, pcap)
     asyncio.run(_run(lambda: Client(settings, file.stem, carriers, tls_keylog, tell, recorder)))

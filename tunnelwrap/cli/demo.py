@@ -13,6 +13,7 @@ from rich.console import Console
 from tunnelwrap.cli.demo_picture import Picture
 from tunnelwrap.daemon.demo import Built, News, Outcome, Tell, Wish, run_demo
 from tunnelwrap.daemon.demo_network import Block, missing_programs
+from tunnelwrap.path import Carrier
 
 _INTERRUPTED: Final = 130
 
@@ -27,7 +28,7 @@ _INTERRUPTED: Final = 130
 )
 @click.option(
     "--carrier",
-    type=click.Choice(["auto", "udp", "tcp", "tls"]),
+    type=click.Choice(["auto", *(carrier.value for carrier in Carrier)]),
     default="auto",
     show_default=True,
     help="Try one carrier only, or the whole ladder.",

@@ -1,10 +1,11 @@
-"""Certificates, private keys and pre-shared keys: in files, in the environment, or written down.
+"""Certificates, keys and other secrets: in files, in the environment, or written down.
 
 They are read while a configuration is checked, so that what is wrong with them is reported with
 everything else that is wrong.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
@@ -23,6 +24,8 @@ from tunnelwrap.errors import ConfigError
 
 HIDDEN: Final = "(hidden)"
 """What is printed in place of a secret."""
+
+_WEB_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{8,200}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,14 @@ class PresharedKey:
     def shown(self) -> str:
         """The place, or that there is something to hide."""
         return self.place or HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class SecretPath:
+    """Where on the web server a WebSocket can be had."""
+
+    path: str = field(repr=False)
+    shown: str = HIDDEN
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -125,6 +136,12 @@ def _preshared_key_variable(value: object, info: Info) -> PresharedKey:
     return PresharedKey(name, Secret(os.fsencode(text)))  # its octets, in whichever encoding
 
 
+def _secret_path(value: object) -> SecretPath:
+    if not isinstance(value, str) or not _WEB_PATH.fullmatch(value):
+        raise wrong("a path that nobody guesses, such as /Ahdai7eiPhai0ahx: a slash and 8 more")
+    return SecretPath(value)
+
+
 def _valid_now(own: Certificates, info: Info) -> Certificates:
     """Our own certificate must be one that peers accept at this time."""
     first, now = own.certificates[0], context_of(info).wall_now.astimezone(UTC)
@@ -142,6 +159,7 @@ OwnCertificates = Annotated[Certificates, PlainValidator(_certificates), AfterVa
 OwnKey = Annotated[SigningKey, PlainValidator(_signing_key)]
 Psk = Annotated[PresharedKey, PlainValidator(_preshared_key)]
 PskFile = Annotated[PresharedKey, PlainValidator(_preshared_key_file)]
+WebPath = Annotated[SecretPath, PlainValidator(_secret_path)]
 PskVariable = Annotated[PresharedKey, PlainValidator(_preshared_key_variable)]
 
 # --- do they belong together? ----------------------------------------------------------------

@@ -38,7 +38,7 @@ PEM: Final = "-----BEGIN"
 DYNAMIC: Final = "dynamic"
 """As traffic selector: the address of that side, whichever it is."""
 
-_CARRIERS: Final = {carrier.value: carrier for carrier in (Carrier.UDP, Carrier.TCP, Carrier.TLS)}
+_CARRIERS: Final = {carrier.value: carrier for carrier in Carrier}
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 ItemT = TypeVar("ItemT")

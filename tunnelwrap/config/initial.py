@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from secrets import token_bytes
+from secrets import token_bytes, token_urlsafe
 from typing import Annotated, Final, Self
 
 from cryptography import x509
@@ -202,6 +202,10 @@ name = {toml_text(name)}
 certificate = "{_GATEWAY_PEM}"
 key = "{_GATEWAY_KEY}"
 
+# Who knows this path has the tunnel in a WebSocket, also through a CDN or a reverse proxy.
+[gateway.websocket]
+path = "/{token_urlsafe(18)}"
+
 # Addresses for clients.
 [pools.clients]
 networks = {_list(pools)}
@@ -331,15 +335,24 @@ def _reach(client: _Client) -> str:
     """The entries of the table that says where the gateway is, and how it is reached."""
     gateway, address = client.gateway, client.address
     streams = {"tcp": gateway.tcp_ports, "tls": gateway.tls_ports}
+    web = gateway.websocket if _has_web_server(gateway) else None
     entries: dict[str, object] = {"gateway": toml_text(address)}
     if address != gateway.name:
         entries["server_name"] = toml_text(gateway.name)
-    entries["carriers"] = _list(["udp", *(carrier for carrier, ports in streams.items() if ports)])
+    carriers = ["udp", *(carrier for carrier, ports in streams.items() if ports)]
+    entries["carriers"] = _list(carriers + ["ws"] * (web is not None))
     entries |= {"udp_ike_port": gateway.udp_ike_port, "udp_nat_port": gateway.udp_nat_port}
     entries |= {f"{carrier}_port": ports[0] for carrier, ports in streams.items() if ports}
+    if web is not None:
+        entries["websocket_path"] = toml_text(web.path.path)
     if gateway.tls and _issuer(gateway.tls) == client.authority.certificate.subject:
         entries["tls_ca"] = _inline(client.authority.certificate_pem)
     return "".join(f"{key} = {value}\n" for key, value in entries.items())
+
+
+def _has_web_server(gateway: Gateway) -> bool:
+    """Whether there is one that WebSockets can be had from: ours, or a proxy's."""
+    return bool(gateway.tls_ports or (gateway.websocket and gateway.websocket.ports))
 
 
 def _issuer(tls: Tls) -> x509.Name:

@@ -22,7 +22,7 @@ Table = dict[str, object]
 File = GatewayFile | ClientFile
 
 _ROLES: Final[dict[str, type[File]]] = {"gateway": GatewayFile, "client": ClientFile}
-_SECRET_KEYS: Final = frozenset({"psk", "ppk", "key"})
+_SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path"})
 _EXPECTED: Final = {
     "string_type": "a text in quotes",
     "int_type": "a whole number",

@@ -20,6 +20,7 @@ from tunnelwrap.config.credentials import (
     Psk,
     PskFile,
     PskVariable,
+    WebPath,
     check_identity,
     check_key,
 )
@@ -55,6 +56,9 @@ ALL_ADDRESSES: Final = ("0.0.0.0/0", "::/0")
 
 ANY_ADDRESS: Final = (IPv4Address(0), IPv6Address(0))
 """Where a gateway listens by default: on all its addresses."""
+
+LOOPBACK: Final = (IPv4Address("127.0.0.1"),)
+"""Where a gateway listens for a reverse proxy by default: on the same host."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Lifetime = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -249,6 +253,14 @@ class Tls(Section):
         return self
 
 
+class WebSocket(Section):
+    """Where IKE streams can be had in a WebSocket: on the TLS ports, and for reverse proxies."""
+
+    path: WebPath = Field(description="the secret path, as clients have it: websocket_path")
+    ports: Many[Port] = ()
+    listen: Some[Address] = LOOPBACK
+
+
 class ForwardingRoute(Section):
     """Visitors of a stream port who are sent on to a server behind the gateway."""
 
@@ -275,6 +287,7 @@ class Gateway(Section):
     tcp_ports: Many[Port] = (4500,)
     tls_ports: Many[Port] = (443,)
     tls: Tls | None = None
+    websocket: WebSocket | None = None
     routes: Many[ForwardingRoute] = ()
     route_silence_s: Annotated[float, Field(gt=0, lt=_STREAMS.deadline_s)] = _ROUTING.silence_s
     route_idle_s: Lifetime = _ROUTING.idle_s
@@ -299,9 +312,11 @@ class Gateway(Section):
 
     @model_validator(mode="after")
     def _listens_once_on_a_port(self) -> Self:
-        both = set(self.tcp_ports) & set(self.tls_ports)
-        if both:
-            raise wrong("other ports in tcp_ports than in tls_ports", f"{min(both)} is in both")
+        lists = {"tcp_ports": self.tcp_ports, "tls_ports": self.tls_ports}
+        lists["websocket.ports"] = self.websocket.ports if self.websocket else ()
+        for (one, ports), (other, others) in combinations(lists.items(), 2):
+            if both := set(ports) & set(others):
+                raise wrong(f"other ports in {one} than in {other}", f"{min(both)} is in both")
         if self.udp_ike_port == self.udp_nat_port:
             raise wrong("another udp_nat_port than udp_ike_port", f"both are {self.udp_nat_port}")
         return self
@@ -366,12 +381,19 @@ def check_networks(networks: Iterable[IPv4Network | IPv6Network]) -> None:
 # --- client ----------------------------------------------------------------------------------
 
 
+def carriers_with(values: Mapping[str, object]) -> tuple[Carrier, ...]:
+    """The whole ladder; a WebSocket can be tried only by who knows its path."""
+    last = (Carrier.WEBSOCKET,) if values["websocket_path"] else ()
+    return (Carrier.UDP, Carrier.TCP, Carrier.TLS, *last)
+
+
 class Client(Section):
     """Which gateway, and the ways to reach it."""
 
     gateway: Host = Field(description="host name or address of the gateway")
     server_name: Host | None = None
-    carriers: Some[CarrierName] = (Carrier.UDP, Carrier.TCP, Carrier.TLS)
+    websocket_path: WebPath | None = None
+    carriers: Some[CarrierName] = Field(default_factory=carriers_with)
     udp_ike_port: Port = 500
     udp_nat_port: Port = 4500
     tcp_port: Port = 4500
@@ -381,6 +403,12 @@ class Client(Section):
     data_plane: DataPlaneName = "auto"
     control_socket: FileName
     state_directory: FileName
+
+    @model_validator(mode="after")
+    def _knows_where(self) -> Self:
+        if Carrier.WEBSOCKET in self.carriers and self.websocket_path is None:
+            raise wrong("websocket_path, or carriers without ws")
+        return self
 
 
 class ClientConnection(Connection):

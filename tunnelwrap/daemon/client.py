@@ -11,6 +11,7 @@ Owns: the driver, the host's changes, the control socket.
 import asyncio
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -364,16 +365,29 @@ class Client:
         )
 
     async def _open_stream(self, rung: Rung) -> StreamTransport:
-        if rung.carrier is Carrier.TCP:
-            sock = await open_tcp(rung.address)
-        else:
-            sock = await open_tls(rung.address, self._server_name, self._tls)
+        sock, received = await self._open_socket(rung)
         self._stream_ids += 1
         local, peer = SocketAddress.of(sock.getsockname()), rung.address
         path = NetworkPath(local, peer, rung.carrier, id=self._stream_ids)
         return StreamTransport(
-            *(sock, path, self._driver.datagrams, self._lost, self._loop), is_originator=True
+            *(sock, path, self._driver.datagrams, self._lost, self._loop),
+            is_originator=True,
+            received=received,
         )
+
+    async def _open_socket(self, rung: Rung) -> tuple[socket.socket, bytes]:
+        """A connection as far as the stream's first octet, and what was read behind that."""
+        if rung.carrier is Carrier.TCP:
+            return await open_tcp(rung.address), b""
+        tls = await open_tls(rung.address, self._server_name, self._tls)
+        if rung.carrier is Carrier.TLS:
+            return tls, b""
+        # Not above: it takes long to load, and most never need it.
+        from tunnelwrap.transport.websocket import open_websocket  # noqa: PLC0415
+
+        path, port = self._settings.websocket_path, rung.address.port
+        assert path is not None, "the ladder has no such rung then"
+        return tls, await open_websocket(tls, self._server_name, port, path.path)
 
     @property
     def _gateways(self) -> tuple[IpAddress, ...]:

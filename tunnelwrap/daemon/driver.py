@@ -17,6 +17,7 @@ from tunnelwrap.errors import (
     DataPlaneError,
     InternalAddressFailure,
     Refusal,
+    StreamCorrupt,
     TransportError,
 )
 from tunnelwrap.ike.child_sa import ChildSa
@@ -150,6 +151,8 @@ class Driver:
         self._transports.pop(transport.path, None)
         self._attached_at.pop(transport.path, None)
         if error is not None:
+            if isinstance(error, StreamCorrupt):
+                self.counters["corrupt_streams"] += 1
             logger.debug("%s: %s", transport.path, error)
 
     def initiate(

@@ -1,4 +1,4 @@
-"""The gateway: listens on UDP, TCP and TLS, gives addresses, forwards for its clients.
+"""The gateway: listens on UDP, TCP, TLS and HTTP, gives addresses, forwards for its clients.
 
 Flow: UDP listeners and stream listeners (``demux``) -> transports -> ``Driver.datagrams``.
 Owns: the listeners, the driver, the leases, the host's changes, the control socket.
@@ -11,10 +11,11 @@ import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
@@ -31,6 +32,7 @@ from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener, Site, server_context
 from tunnelwrap.demux.places import origin_of
+from tunnelwrap.demux.routing import Routing
 from tunnelwrap.errors import (
     ControlError,
     InternalAddressFailure,
@@ -222,10 +224,17 @@ class Server:
         return None
 
     def _listen_streams(self) -> None:
-        for port in self._file.gateway.tcp_ports:
-            self._listen(port, None)
-        for port in self._file.gateway.tls_ports:
-            self._listen(port, Site(self._tls()))
+        own, routes = self._file.gateway, routing(self._file.gateway)
+        secret_path = own.websocket.path.path.encode() if own.websocket else None
+        for port in own.tcp_ports:
+            self._listen(own.listen, port, None, routes)
+        for port in own.tls_ports:
+            self._listen(own.listen, port, Site(self._tls(), secret_path), routes)
+        if own.websocket is not None:
+            import_module("tunnelwrap.transport.websocket")  # it takes long: not when one comes
+            for port in own.websocket.ports:  # whose proxy knows who is for whom
+                site = Site(secret_path=secret_path)
+                self._listen(own.websocket.listen, port, site, replace(routes, routes=()))
 
     def _tls(self) -> ssl.SSLContext:
         tls = self._file.gateway.tls
@@ -234,18 +243,11 @@ class Server:
         assert tls.key.file is not None
         return server_context(tls.certificate.file, tls.key.file)
 
-    def _listen(self, port: int, site: Site | None) -> None:
-        settings = self._file.gateway
-        self._streams.append(
-            Listener(
-                settings.listen,
-                port,
-                self._on_stream,
-                site,
-                stream_limits(settings),
-                routing(settings),
-            )
-        )
+    def _listen(
+        self, addresses: Sequence[IpAddress], port: int, site: Site | None, routes: Routing
+    ) -> None:
+        allowed = stream_limits(self._file.gateway)
+        self._streams.append(Listener(addresses, port, self._on_stream, site, allowed, routes))
 
     def _on_stream(self, sock: socket.socket, path: Path, received: bytes) -> None:
         """A stream that begins as RFC 9329 wants it.
@@ -365,6 +367,7 @@ class Server:
             f"UDP {settings.udp_ike_port} and {settings.udp_nat_port}",
             *(f"TCP {port}" for port in settings.tcp_ports),
             *(f"TLS {port}" for port in settings.tls_ports),
+            *(f"HTTP {port}" for port in (settings.websocket.ports if settings.websocket else ())),
         ]
         return f"{settings.name} on {', '.join(ports)}"
 

@@ -42,6 +42,15 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     assert at(document, "connection", "child", "peer_ts") == ["0.0.0.0/0", "::/0"]
 
 
+def test_the_path_of_a_websocket_is_hidden_and_adds_a_carrier(tmp_path: Path) -> None:
+    path = f'gateway = "vpn.example.org"\nwebsocket_path = "/{SECRET}"'
+    document = effective_of(tmp_path, changed(CLIENT, 'gateway = "vpn.example.org"', path))
+
+    assert SECRET not in str(document)
+    assert at(document, "client", "websocket_path") == "(hidden)"
+    assert at(document, "client", "carriers") == ["udp", "tcp", "tls", "ws"]
+
+
 def test_a_psk_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNNELWRAP_TEST", SECRET)
     (tmp_path / "psk").write_text(SECRET)

@@ -319,10 +319,42 @@ def test_another_client_follows_what_was_edited(tmp_path: Path) -> None:
 
     file = load_client(made(tmp_path, "bob").client, WHEN)
 
-    assert file.client.carriers == (Carrier.UDP, Carrier.TLS)
+    assert file.client.carriers == (Carrier.UDP, Carrier.TLS, Carrier.WEBSOCKET)
     assert (file.client.tls_port, file.client.udp_nat_port) == (8443, 4501)
     assert file.connection.child.peer_ts == ()
     assert not file.connection.requests_ipv4
+
+
+def test_all_clients_have_the_gateways_secret_path(tmp_path: Path) -> None:
+    gateway = load_gateway(made(tmp_path / "one", address=NAME).gateway, WHEN).gateway
+    other = load_gateway(made(tmp_path / "other", address=NAME).gateway, WHEN).gateway
+    clients = [
+        load_client(path, WHEN).client
+        for path in (tmp_path / "one/alice/client.toml", made(tmp_path / "one", "bob").client)
+    ]
+
+    assert gateway.websocket is not None
+    assert other.websocket is not None
+    assert gateway.websocket.path != other.websocket.path
+    assert len(gateway.websocket.path.path) == 1 + 24
+    assert [client.websocket_path for client in clients] == [gateway.websocket.path] * 2
+    assert clients[0].carriers == tuple(Carrier)
+
+
+@pytest.mark.parametrize(
+    ("ports", "is_offered"), [("", False), ("ports = [8080]\n", True)], ids=["none", "proxy"]
+)
+def test_without_a_web_server_there_is_no_websocket(
+    tmp_path: Path, ports: str, *, is_offered: bool
+) -> None:
+    gateway = made(tmp_path, address=NAME).gateway
+    edit(gateway, f'name = "{NAME}"\n', f'name = "{NAME}"\ntls_ports = []\n')
+    edit(gateway, "[gateway.websocket]\n", f"[gateway.websocket]\n{ports}")
+
+    client = load_client(made(tmp_path, "bob").client, WHEN).client
+
+    assert (Carrier.WEBSOCKET in client.carriers) == is_offered
+    assert (client.websocket_path is not None) == is_offered
 
 
 def test_a_tls_certificate_of_a_public_authority_is_left_to_the_system(tmp_path: Path) -> None:

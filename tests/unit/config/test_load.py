@@ -206,10 +206,18 @@ WRONG = {
         'gatway = "vpn.example.org"\ngateway = "a"': "client.gatway: found an unknown key, did you"
         " mean gateway?",
         'gateway = "a"\nxyz = 1': "client.xyz: found an unknown key, expected one of gateway,"
-        " server_name, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port, tls_ca, dns,"
-        " data_plane, control_socket, state_directory",
+        " server_name, websocket_path, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port,"
+        " tls_ca, dns, data_plane, control_socket, state_directory",
         'gateway = "a"\ncarriers = ["udp", "pigeon"]': "client.carriers[1]: found 'pigeon',"
-        " expected one of udp, tcp, tls",
+        " expected one of udp, tcp, tls, ws",
+        'gateway = "a"\ncarriers = ["ws"]': "client: expected websocket_path, or carriers without"
+        " ws",
+        'gateway = "a"\nwebsocket_path = "/short"': "client.websocket_path: found a value that is"
+        " not shown, expected a path that nobody guesses, such as /Ahdai7eiPhai0ahx: a slash and 8"
+        " more",
+        'gateway = "a"\nwebsocket_path = "/long-enough?but=no"': "client.websocket_path: found a"
+        " value that is not shown, expected a path that nobody guesses, such as /Ahdai7eiPhai0ahx:"
+        " a slash and 8 more",
         'gateway = "a"\ncarriers = []': "client.carriers: found a list, expected at least one"
         " entry",
         'gateway = "a"\ncarriers = ["udp", "udp"]': "client.carriers: found a list, expected each"
@@ -469,6 +477,10 @@ def test_a_port_is_for_tcp_or_tls(tmp_path: Path) -> None:
 
     assert problems_of(written(tmp_path, changed(GATEWAY, "tls_ports = []", tls))) == [
         "gateway: expected other ports in tcp_ports than in tls_ports (4500 is in both)"
+    ]
+    web = "tls_ports = []\n[gateway.websocket]\npath = '/long-enough'\nports = [8080, 4500]"
+    assert problems_of(written(tmp_path, changed(GATEWAY, "tls_ports = []", web))) == [
+        "gateway: expected other ports in tcp_ports than in websocket.ports (4500 is in both)"
     ]
 
 

@@ -23,6 +23,7 @@ WITHOUT_DEFAULT = {
     *("gateway.redirect_to", "connections.clients.redirect_to"),
     *(f"gateway.routes.{key}" for key in ("begins_with", "sni", "alpn", "backend", "send_proxy")),
     "client.server_name",
+    "client.websocket_path",
     *(
         f"{table}.{key}"
         for table in ("connection", "connections.clients")
