@@ -3,23 +3,20 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from tunnelwrap.demux.peek import first_of
 from tunnelwrap.demux.places import Place
 from tunnelwrap.demux.sniff import Verdict, sniff
 from tunnelwrap.path import Carrier, Path
-from tunnelwrap.transport.sockets import readable, writable
+from tunnelwrap.transport.sockets import completed, writable
 from tunnelwrap.wire.proxy import Ends
 
 _RECORD: Final = 1 << 14  # the most that one TLS record brings, RFC 8446 §5.1
 _LINGER_S: Final = 2.0
 _LINGER_OCTETS: Final = 1 << 18
-
-_T = TypeVar("_T")
 
 
 class Stranger:
@@ -63,7 +60,7 @@ class Stranger:
         """
         tls = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
         self.sock, self.carrier = tls, Carrier.TLS
-        await _complete(tls, tls.do_handshake, readable)
+        await completed(tls, tls.do_handshake)
 
     async def read(self) -> tuple[Verdict, bytes]:
         """Judge the first octets inside TLS; gives them back too, whole records of them.
@@ -82,13 +79,13 @@ class Stranger:
 
     async def receive(self) -> bytes:
         """Some octets, or none at the end; in TLS a whole record, so that none stays behind."""
-        return await _complete(self.sock, partial(self.sock.recv, _RECORD), readable)
+        return await completed(self.sock, partial(self.sock.recv, _RECORD))
 
     async def send(self, octets: bytes) -> None:
         """Write all of it."""
         left = memoryview(octets)
         while left:
-            sent = await _complete(self.sock, partial(self.sock.send, left), writable)
+            sent = await completed(self.sock, partial(self.sock.send, left), writable)
             left = left[sent:]
 
     async def finish(self) -> None:
@@ -111,20 +108,3 @@ class Stranger:
         self.place.leave()
         if not self.is_handed_over:
             self.sock.close()
-
-
-async def _complete(
-    sock: socket.socket,
-    operation: Callable[[], _T],
-    ready: Callable[[socket.socket], Awaitable[None]],
-) -> _T:
-    """Repeat an operation until it does not block; ``ready`` is what it waits for without TLS."""
-    while True:
-        try:
-            return operation()
-        except ssl.SSLWantReadError:
-            await readable(sock)
-        except ssl.SSLWantWriteError:
-            await writable(sock)
-        except BlockingIOError:
-            await ready(sock)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from tunnelwrap.path import SocketAddress
@@ -53,8 +53,12 @@ async def writable(sock: socket.socket) -> None:
         loop.remove_writer(sock)
 
 
-async def completed(sock: ssl.SSLSocket, operation: Callable[[], T]) -> T:
-    """Repeat an operation of TLS until it need not wait for the network any more."""
+async def completed(
+    sock: socket.socket,
+    operation: Callable[[], T],
+    ready: Callable[[socket.socket], Awaitable[None]] = readable,
+) -> T:
+    """Repeat an operation until it does not block; ``ready`` is what it waits for without TLS."""
     while True:
         try:
             return operation()
@@ -62,6 +66,8 @@ async def completed(sock: ssl.SSLSocket, operation: Callable[[], T]) -> T:
             await readable(sock)
         except ssl.SSLWantWriteError:
             await writable(sock)
+        except BlockingIOError:
+            await ready(sock)
 
 
 def _wake(ready: asyncio.Future[None]) -> None:
