@@ -43,10 +43,7 @@ async def _addresses_of(backend: Backend) -> list[SocketAddress]:
     with suppress(ValueError):
         return [SocketAddress(ip_address(backend.host), backend.port)]
     loop = asyncio.get_running_loop()
-    try:
-        found = await loop.getaddrinfo(backend.host, backend.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:  # its number is none of the system's errors
-        raise OSError(error.strerror) from error
+    found = await loop.getaddrinfo(backend.host, backend.port, type=socket.SOCK_STREAM)
     return [SocketAddress(ip_address(name[0]), backend.port) for *_, name in found]
 
 

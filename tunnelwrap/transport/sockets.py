@@ -23,11 +23,13 @@ def family_of(address: SocketAddress) -> socket.AddressFamily:
 
 
 def reason_of(error: OSError) -> str:
-    """Why a call failed, in the words of the system or of OpenSSL."""
+    """Why a call failed, in the words of the system, of OpenSSL or of the resolver."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return "peer broke the connection"
     if isinstance(error, ssl.SSLError):
         return f"TLS: {(error.reason or 'failure').replace('_', ' ').lower()}"
+    if isinstance(error, socket.gaierror):  # its number is none of the system's errors
+        return str(error.strerror).lower()
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
