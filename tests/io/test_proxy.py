@@ -63,6 +63,7 @@ async def test_a_proxy_says_for_whom_it_comes(header: bytes, step: int) -> None:
             (path,) = gate.paths
             assert path.peer == address("192.168.0.1", 56324)
             assert path.local == address("192.168.0.11", 443)
+            assert gate.origins == [path.peer.ip.packed]
         assert gate.listener.counters == {"accepted": 1, "proxied": 1, "ike_tcp": 1}
 
 
@@ -86,6 +87,7 @@ async def test_a_proxy_that_speaks_for_itself(header: bytes) -> None:
             await gate.stream()
             assert gate.paths[0].peer == SocketAddress.of(client.getsockname())
             assert gate.paths[0].local == SocketAddress.of(client.getpeername())
+            assert gate.origins == [None]
 
 
 @pytest.mark.parametrize("octets", [STREAM, GET, V1[:-2] + b"\n", SIGNATURE + b"\x11"])
@@ -110,6 +112,7 @@ async def test_nobody_else_is_believed(octets: bytes, context: ssl.SSLContext) -
             client.send(STREAM)
             await gate.stream()
         assert gate.paths[0].peer.ip == ip_address("127.0.0.4")
+        assert gate.origins == [gate.paths[0].peer.ip.packed]
 
 
 async def test_without_proxies_a_header_is_like_anything_else(context: ssl.SSLContext) -> None:

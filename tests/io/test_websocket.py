@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from ipaddress import ip_address, ip_network
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -31,12 +32,14 @@ from tests.io.samples import (
 from tests.unit.demux.gateway import (
     STREAM,
     client_context,
+    connect,
     gateway,
     open_client,
     write_identity,
 )
 from tunnelwrap.demux.decoy import MAX_REQUESTS
-from tunnelwrap.demux.listener import server_context
+from tunnelwrap.demux.listener import Limits, server_context
+from tunnelwrap.demux.routing import Routing
 from tunnelwrap.errors import ConnectFailed, PathClosed, StreamCorrupt
 from tunnelwrap.path import Carrier, SocketAddress
 from tunnelwrap.transport.dial import open_tls, tls_context
@@ -525,6 +528,34 @@ async def test_a_proxy_tells_for_whom_it_asks(caplog: pytest.LogCaptureFixture) 
         assert caplog.messages == [
             rf"ws 127.0.0.1:{name[1]}: forwarded for '203.0.113.9\x1b'",
         ]
+
+
+@pytest.mark.parametrize("proxies", ["127.0.0.1/32", "127.0.0.2/32"], ids=["told", "untold"])
+async def test_clients_of_a_proxy_are_counted_by_their_addresses_if_it_tells_them(
+    proxies: str,
+) -> None:
+    is_told = proxies == "127.0.0.1/32"
+    header = b"PROXY TCP4 203.0.113.9 192.0.2.1 5000 80\r\n" if is_told else b""
+    routing = Routing(proxies=(ip_network(proxies),))
+    limits = Limits(strangers=3, strangers_per_origin=2)
+    async with gateway(None, limits, routing=routing, secret_path=PATH) as gate:
+        clients = [await connect(gate.port) for _ in range(3)]
+        for number, client in enumerate(clients, 1):
+            client.send(header + ASKED[:-2])  # strangers still, and all at once
+            await until(
+                lambda number=number: (
+                    gate.listener.counters["http"] + gate.listener.counters["shed"] == number
+                )
+            )
+        assert gate.listener.counters["shed"] == (1 if is_told else 0)
+        for client in clients[:2]:
+            client.send(b"\r\n")
+            assert (await gate.stream())[1] is Carrier.WEBSOCKET
+        for client in clients:
+            client.close()
+        origin = ip_address("203.0.113.9")
+        assert gate.origins == [origin.packed if is_told else None] * 2
+        assert (gate.paths[0].peer.ip == origin) == is_told
 
 
 async def test_no_log_has_the_path(

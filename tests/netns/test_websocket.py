@@ -4,7 +4,9 @@ The hosts are those of ``tests.kit.daemons``.
 """
 
 import socket
+import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,19 @@ from tests.kit.daemons import (
     run_tunnelwrap,
     wait_until,
 )
+from tunnelwrap.wire.websocket import NONCE, authority, request
 
 pytestmark = pytest.mark.root
 
 ONLY_443 = "tcp dport 443 accept; tcp sport 443 accept; drop"
-BEHIND_NGINX: Toml = {"gateway": {"tls_ports": [], "tls": None, "websocket": {"ports": [8080]}}}
+BEHIND_NGINX: Toml = {
+    "gateway": {
+        "tls_ports": [],
+        "tls": None,
+        "websocket": {"ports": [8080]},
+        "strangers_per_address": 1,
+    }
+}
 OCTETS = 24 << 20
 
 
@@ -110,6 +120,29 @@ def test_behind_nginx_a_stream_that_breaks_is_opened_again(net: Hosts) -> None:
     assert "broke, opening it again" in client.log
     assert gateway.status["streams"]["ike_ws"] == 2
     assert len(client.named("established")) == 1
+
+
+def test_behind_nginx_clients_are_not_counted_by_its_address(net: Hosts) -> None:
+    gateway = proxied(net)
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(silent_websocket(net))
+        client = net.connect({}, "--carrier", "ws")
+        assert gateway.status["streams"]["ike_ws"] == 4
+    net.download(OCTETS).finish()
+    assert client.stop() == 0
+
+
+def silent_websocket(net: Hosts) -> ssl.SSLSocket:
+    """A WebSocket in which nobody says anything."""
+    with net.other.entered():
+        plain = socket.create_connection((GATEWAY, 443), timeout=5)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    sock = context.wrap_socket(plain)
+    sock.sendall(request(authority(NAME, 443), path_of(net.issued), bytes(NONCE)))
+    assert sock.recv(12) == b"HTTP/1.1 101"
+    return sock
 
 
 def test_a_proxy_that_knows_another_path_is_told_apart(net: Hosts) -> None:

@@ -31,7 +31,6 @@ from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener, Site, server_context
-from tunnelwrap.demux.places import origin_of
 from tunnelwrap.demux.routing import Routing
 from tunnelwrap.errors import (
     ControlError,
@@ -88,6 +87,7 @@ class Server:
         self._stopped = asyncio.Event()
         self._emptied = asyncio.Event()  # no IKE SA is left, and we are to end
         self._stream_ids = 0
+        self._origins: dict[Path, bytes | None] = {}  # of streams that have proven nothing yet
         self._peers: dict[int, str] = {}  # who an established IKE SA is with
         self._pools = {key: Pool(pool.networks) for key, pool in file.pools.items()}
         self._policies = connection_policies(file)
@@ -249,13 +249,15 @@ class Server:
         allowed = stream_limits(self._file.gateway)
         self._streams.append(Listener(addresses, port, self._on_stream, site, allowed, routes))
 
-    def _on_stream(self, sock: socket.socket, path: Path, received: bytes) -> None:
+    def _on_stream(
+        self, sock: socket.socket, path: Path, origin: bytes | None, received: bytes
+    ) -> None:
         """A stream that begins as RFC 9329 wants it.
 
         Raises:
             TransportError: there are too many that prove nothing.
         """
-        if self._is_crowded(path.peer.ip):
+        if self._is_crowded(origin):
             raise TransportError("too many streams without an IKE SA")
         self._stream_ids += 1
         path = replace(path, id=self._stream_ids)
@@ -269,13 +271,15 @@ class Server:
             received=received,
         )
         self._driver.attach(transport)
+        self._origins[path] = origin
 
-    def _is_crowded(self, ip: IpAddress) -> bool:
-        """Whether strangers have as many streams as they may, in all or from that address."""
-        allowed = stream_limits(self._file.gateway)
-        origins = [origin_of(path.peer.ip) for path in self._driver.unproven_streams()]
-        is_many = origins.count(origin_of(ip)) >= allowed.strangers_per_origin
-        return is_many or len(origins) >= allowed.strangers
+    def _is_crowded(self, origin: bytes | None) -> bool:
+        """Whether strangers have as many streams as they may, in all or of that origin."""
+        own = self._file.gateway
+        self._origins = {path: self._origins.get(path) for path in self._driver.unproven_streams()}
+        origins = list(self._origins.values())
+        is_many = origin is not None and origins.count(origin) >= own.strangers_per_address
+        return is_many or len(origins) >= own.strangers
 
     def _stream_closed(self, transport: Transport, error: TransportError) -> None:
         self._driver.detach(transport, error)

@@ -36,12 +36,13 @@ from tunnelwrap.wire.proxy import Ends
 
 logger = logging.getLogger(__name__)
 
-OnStream = Callable[[socket.socket, Path, bytes], None]
+OnStream = Callable[[socket.socket, Path, bytes | None, bytes], None]
 """Takes over the socket of an IKE stream, non-blocking, an ``ssl.SSLSocket`` on Carrier.TLS.
 
-The path has other ends than the socket where a proxy spoke for the peer. The octets are those
-already read; the stream begins with them, and its prefix is never stripped. On Carrier.WEBSOCKET,
-in TLS or not, it begins behind the opening handshake.
+The path has other ends than the socket where a proxy spoke for the peer. Then comes the origin that
+it counts for, as in ``places``; None: it came through a proxy that spoke for nobody. The octets are
+those already read; the stream begins with them, and its prefix is never stripped. On
+Carrier.WEBSOCKET, in TLS or not, it begins behind the opening handshake.
 If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile,
 TransportError that there is no room for it.
 """
@@ -345,7 +346,7 @@ class Listener:
             await stranger.finish()
 
     def _hand_over(self, stranger: Stranger, received: bytes) -> None:
-        self._on_stream(stranger.sock, stranger.path, received)
+        self._on_stream(stranger.sock, stranger.path, stranger.place.origin, received)
         stranger.is_handed_over = True
         self._count(stranger, f"ike_{stranger.carrier.value}")
 

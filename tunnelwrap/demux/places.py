@@ -49,22 +49,22 @@ class Places:
 class Place:
     """One of the places, until it is left."""
 
-    __slots__ = ("_origin", "_places")
+    __slots__ = ("_places", "origin")
 
     def __init__(self, places: Places) -> None:
         self._places: Places | None = places
-        self._origin: bytes | None = None
+        self.origin: bytes | None = None  # not known yet, or never
 
     def belongs_to(self, ip: IpAddress) -> bool:
         """It is known now whose it is; whether that one can have it."""
         origin = origin_of(ip)
         if self._places is None or not self._places.has_room(origin):
             return False
-        self._origin = origin
+        self.origin = origin
         return True
 
     def leave(self) -> None:
         """Give it back; calling twice is fine."""
         if self._places is not None:
-            self._places.give_back(self._origin)
+            self._places.give_back(self.origin)
         self._places = None

@@ -30,6 +30,7 @@ class Gateway:
     listener: Listener
     streams: asyncio.Queue[tuple[socket.socket, Carrier, bytes]]
     paths: list[tunnelwrap.path.Path]
+    origins: list[bytes | None]
     running: asyncio.Task[None]
 
     @property
@@ -67,10 +68,14 @@ async def gateway(
     streams: asyncio.Queue[tuple[socket.socket, Carrier, bytes]] = asyncio.Queue()
     taken: list[socket.socket] = []
     paths: list[tunnelwrap.path.Path] = []
+    origins: list[bytes | None] = []
 
-    def take(sock: socket.socket, path: tunnelwrap.path.Path, received: bytes) -> None:
+    def take(
+        sock: socket.socket, path: tunnelwrap.path.Path, origin: bytes | None, received: bytes
+    ) -> None:
         taken.append(sock)
         paths.append(path)
+        origins.append(origin)
         streams.put_nowait((sock, path.carrier, received))
 
     ips = [ip_address(each) for each in addresses]
@@ -83,7 +88,7 @@ async def gateway(
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(listener.run())
         try:
-            yield Gateway(listener, streams, paths, running)
+            yield Gateway(listener, streams, paths, origins, running)
         finally:
             listener.close()
             for sock in taken:
