@@ -74,9 +74,14 @@ def limits(gateway: Gateway) -> Limits:
     )
 
 
-def stream_limits(gateway: Gateway) -> StreamLimits:
-    """What those who come by TCP may cost a gateway until it is known who they are."""
-    return StreamLimits(gateway.strangers, gateway.strangers_per_address)
+def stream_limits(gateway: Gateway, descriptors: int) -> StreamLimits:
+    """What those who come by TCP may cost a gateway, on each port.
+
+    Who is sent on to a server has two descriptors: all of them together get half of what there is.
+    """
+    allowed = StreamLimits(gateway.strangers, gateway.strangers_per_address)
+    ports = max(len(gateway.tcp_ports) + len(gateway.tls_ports), 1)
+    return replace(allowed, forwarded=min(allowed.forwarded, descriptors // 4 // ports))
 
 
 def routing(gateway: Gateway) -> Routing:

@@ -130,14 +130,14 @@ class Server:
         Raises:
             TunnelwrapError: a port cannot be had, or the host refuses a change.
         """
-        _take_all_descriptors()
+        descriptors = _take_all_descriptors()
         try:
             await self._control.start()
             self._host.apply(self._changes())
             if self._plane.for_streams is not None:
                 self._plane.for_streams.open_bridge()
             self._listen_udp()
-            self._listen_streams()
+            self._listen_streams(descriptors)
             async with asyncio.TaskGroup() as tasks:
                 for listener in self._streams:
                     tasks.create_task(listener.run())
@@ -223,18 +223,24 @@ class Server:
                 return transport
         return None
 
-    def _listen_streams(self) -> None:
+    def _listen_streams(self, descriptors: int) -> None:
+        allowed = stream_limits(self._file.gateway, descriptors)
+        for addresses, port, site, to in self._stream_ports():
+            self._streams.append(Listener(addresses, port, self._on_stream, site, allowed, to))
+
+    def _stream_ports(self) -> Iterator[tuple[Sequence[IpAddress], int, Site | None, Routing]]:
+        """Where they are, what there is to see, and who is sent on from there."""
         own, routes = self._file.gateway, routing(self._file.gateway)
         secret_path = own.websocket.path.path.encode() if own.websocket else None
         for port in own.tcp_ports:
-            self._listen(own.listen, port, None, routes)
+            yield own.listen, port, None, routes
         for port in own.tls_ports:
-            self._listen(own.listen, port, Site(self._tls(), secret_path), routes)
+            yield own.listen, port, Site(self._tls(), secret_path), routes
         if own.websocket is not None:
             import_module("tunnelwrap.transport.websocket")  # it takes long: not when one comes
-            for port in own.websocket.ports:  # whose proxy knows who is for whom
-                site = Site(secret_path=secret_path)
-                self._listen(own.websocket.listen, port, site, replace(routes, routes=()))
+            nobody = replace(routes, routes=())  # the reverse proxy knows who is for whom
+            for port in own.websocket.ports:
+                yield own.websocket.listen, port, Site(None, secret_path), nobody
 
     def _tls(self) -> ssl.SSLContext:
         tls = self._file.gateway.tls
@@ -242,12 +248,6 @@ class Server:
         assert tls.certificate.file is not None
         assert tls.key.file is not None
         return server_context(tls.certificate.file, tls.key.file)
-
-    def _listen(
-        self, addresses: Sequence[IpAddress], port: int, site: Site | None, routes: Routing
-    ) -> None:
-        allowed = stream_limits(self._file.gateway)
-        self._streams.append(Listener(addresses, port, self._on_stream, site, allowed, routes))
 
     def _on_stream(
         self, sock: socket.socket, path: Path, origin: bytes | None, received: bytes
@@ -385,7 +385,8 @@ def _now() -> float:
     return _wall_clock().timestamp()
 
 
-def _take_all_descriptors() -> None:
+def _take_all_descriptors() -> int:
     """Raise the limit of open files as far as we may: strangers must not use up all of them."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most

@@ -37,6 +37,7 @@ route_idle_s = 0
 strangers = 10
 strangers_per_address = 2
 """
+PLENTY = 1 << 20  # of descriptors
 
 
 def gateway_with(routes: str, more: str = "tls_ports = []") -> str:
@@ -47,7 +48,7 @@ def test_none_by_default(tmp_path: Path) -> None:
     gateway = load_gateway(written(tmp_path, GATEWAY)).gateway
 
     assert routing(gateway) == Routing(own_name="vpn.example.org")
-    assert stream_limits(gateway) == Limits()
+    assert stream_limits(gateway, PLENTY) == Limits()
 
 
 def test_routes_in_their_order(tmp_path: Path) -> None:
@@ -69,7 +70,21 @@ def test_routes_in_their_order(tmp_path: Path) -> None:
         silence_s=1,
         idle_s=0,
     )
-    assert stream_limits(gateway) == Limits(strangers=10, strangers_per_origin=2)
+    assert stream_limits(gateway, PLENTY) == Limits(strangers=10, strangers_per_origin=2)
+
+
+def test_whoever_is_sent_on_has_no_more_than_half_of_the_descriptors(tmp_path: Path) -> None:
+    gateway = load_gateway(written(tmp_path, GATEWAY)).gateway
+    assert len(gateway.tcp_ports) == 1
+    assert stream_limits(gateway, 1024).forwarded == 256  # of two each
+
+    ports = "tcp_ports = [4500, 4501]\ntls_ports = []"
+    gateway = load_gateway(written(tmp_path, gateway_with("", ports))).gateway
+    assert stream_limits(gateway, 1024).forwarded == 128
+
+    ports = "tcp_ports = []\ntls_ports = []"
+    gateway = load_gateway(written(tmp_path, gateway_with("", ports))).gateway
+    assert stream_limits(gateway, 1024).forwarded == 256
 
 
 def test_they_are_shown_and_what_is_shown_can_be_loaded(tmp_path: Path) -> None:
