@@ -333,10 +333,20 @@ class Gateway(Section):
 
     def _is_own(self, backend: Backend) -> bool:
         """Whether that is a stream port of ours, as far as can be seen here."""
-        own = {str(address) for address in self.listen}
-        if own & {str(address) for address in ANY_ADDRESS}:
-            own |= {self.name, "localhost", "127.0.0.1", "::1"}
-        return backend.host in own and backend.port in (*self.tcp_ports, *self.tls_ports)
+        listening = [(self.listen, (*self.tcp_ports, *self.tls_ports))]
+        if self.websocket:
+            listening.append((self.websocket.listen, self.websocket.ports))
+        return any(
+            backend.port in ports and backend.host in self._names_of(addresses)
+            for addresses, ports in listening
+        )
+
+    def _names_of(self, addresses: Iterable[IPv4Address | IPv6Address]) -> set[str]:
+        """What reaches us there."""
+        names = {str(address) for address in addresses}
+        if names & {str(address) for address in ANY_ADDRESS}:
+            names |= {self.name, "localhost", "127.0.0.1", "::1"}
+        return names
 
 
 class Pool(Section):

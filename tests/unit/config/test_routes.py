@@ -191,6 +191,15 @@ def test_what_would_never_reach_anybody(tmp_path: Path, route: str, problem: str
     assert caught.value.problems == [f"{path}: gateway: expected {problem}"]
 
 
+def test_the_port_for_a_reverse_proxy_is_no_server_behind_us(tmp_path: Path) -> None:
+    web = "tls_ports = []\nwebsocket = {path = '/long-enough', ports = [8080]}"
+    route = '[[gateway.routes]]\nbegins_with = "http"\nbackend = "127.0.0.{}:8080"\n'
+    load(written(tmp_path, gateway_with(route.format(2), web)))
+
+    with pytest.raises(ConfigError, match="expected another backend than the gateway itself"):
+        load(written(tmp_path, gateway_with(route.format(1), web)))
+
+
 def test_silence_is_shorter_than_the_deadline(tmp_path: Path) -> None:
     path = written(tmp_path, gateway_with("", "tls_ports = []\nroute_silence_s = 10"))
 
