@@ -25,6 +25,7 @@ from tunnelwrap.ike.outputs import (
     Answered,
     AskActivity,
     AskLease,
+    AskUsage,
     ChildRefused,
     Closed,
     Established,
@@ -37,6 +38,7 @@ from tunnelwrap.ike.outputs import (
     ReauthenticationDue,
     Redirected,
     Rekeyed,
+    ReleaseSpi,
     RemoveChildSa,
     Trace,
     Transmit,
@@ -118,6 +120,7 @@ class Host:
             forces_encapsulation=forces_encapsulation,
             token_secret=token_secret,
             exports_keys=exports_keys,
+            reserve_spi=self._reserve,
         )
         self.endpoint.redirect_newcomers(redirect_to)
         self.plane = RecordingPlane()
@@ -129,6 +132,10 @@ class Host:
         self.asks: list[AskLease] = []
         self.answers_leases = True
         self.last_in: float | None = None
+        self.carried: dict[int, int] = {}  # packets, by spi_in
+        self.released: list[int] = []
+        self.taken: set[int] = set()  # SPIs of others on this host
+        self.reserved: list[tuple[int, Path]] = []
         self.authenticates = True
         self.closed: set[int] = set()
 
@@ -136,6 +143,10 @@ class Host:
         """The newest fact of a kind."""
         found = [fact for fact in self.facts if isinstance(fact, kind)]
         return found[-1] if found else None
+
+    def _reserve(self, spi: int, path: Path) -> bool:
+        self.reserved.append((spi, path))
+        return spi not in self.taken
 
     def text(self) -> str:
         """All log lines."""
@@ -305,12 +316,14 @@ class Pair:
                 host.asks.append(output)
                 if host.answers_leases and host.lease is not None:
                     host.endpoint.answer(output, host.lease, self.now)
-            case AskActivity():
-                host.endpoint.answer(output, host.last_in, self.now)
-            case KeysDerived():
-                host.keys.append(output)
-            case Trace():
-                host.traces.append(output)
+            case AskActivity() | AskUsage():
+                is_usage = isinstance(output, AskUsage)
+                value = host.carried.get(output.spi_in, 0) if is_usage else host.last_in
+                host.endpoint.answer(output, value, self.now)
+            case ReleaseSpi():
+                host.released.append(output.spi_in)
+            case KeysDerived() | Trace():
+                (host.keys if isinstance(output, KeysDerived) else host.traces).append(output)
             case (
                 Answered()
                 | Established()

@@ -63,6 +63,7 @@ def connect(  # noqa: PLR0913 (one for each option)
       {"event": "attempt", "carrier": "udp", "result": "...", "seconds": 1.2}
       {"event": "established", "carrier": "tls", "seconds": ..., "ike_suite": ...,
        "esp_suite": ..., "addresses": [...], "attempts": [...]}
+                                              (esp_suite is null while it waits for traffic)
       {"event": "lost", "reason": ...}        the gateway is looked for again
       {"event": "closed", "reason": ...}      the end
 

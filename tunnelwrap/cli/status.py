@@ -46,6 +46,8 @@ def _lines(sa: Mapping[str, object]) -> Iterator[str]:
     yield str(sa["peer_identity"])
     yield f"  at         {sa['peer']} over {sa['carrier']}, for {_duration(sa['seconds'])}"
     yield f"  addresses  {_joined(sa['addresses'])}"
+    if sa["waits_for_traffic"]:
+        yield "  carries    nothing, waiting for traffic"
     for child in children:
         yield f"  carries    {_joined(child['local_ts'])} === {_joined(child['peer_ts'])}"
     amounts = (_amount(child[key] for child in children) for key in ("octets_in", "octets_out"))

@@ -175,4 +175,6 @@ def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:
         ),
         replay_window=child.replay_window_packets,
         single_pair=isinstance(child, GatewayChild) and child.single_pair,
+        on_demand=isinstance(child, ClientChild) and child.start == "on-demand",
+        idle_s=child.idle_s or None,
     )

@@ -132,6 +132,7 @@ class Child(Section):
     rekey_packets: Amount = _CHILD_LIFETIME.rekey_packets or 0
     hard_packets: Amount = _CHILD_LIFETIME.hard_packets or 0
     replay_window_packets: Annotated[int, Field(ge=32, le=65536)] = 1024
+    idle_s: Lifetime = 0.0
 
     @model_validator(mode="after")
     def _ends_after_rekey(self) -> Self:
@@ -154,6 +155,13 @@ class ClientChild(Child):
 
     local_ts: Selectors = ()
     peer_ts: Selectors = ALL_ADDRESSES
+    start: Literal["now", "on-demand"] = "now"
+
+    @model_validator(mode="after")
+    def _comes_back(self) -> Self:
+        if self.idle_s and self.start == "now":
+            raise wrong('start = "on-demand" beside idle_s', "it would not come back")
+        return self
 
 
 class RetransmissionTimes(Section):

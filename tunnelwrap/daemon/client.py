@@ -5,6 +5,8 @@ first that is answered goes on to IKE_AUTH -> ``_take`` configures the host -> `
 that breaks is opened again for the same IKE SA (RFC 9329 §6.1); a gateway that is gone is looked
 for from the first rung on. ``_reauthenticate`` makes a new IKE SA by the same rung, when it is
 time, and takes it for the old one.
+With a Child SA on demand the tunnel is there without one: the host is configured for what is asked
+for, the data plane calls for the Child SA, and ``_follow_child`` takes what came of it.
 Owns: the driver, the host's changes, the control socket.
 """
 
@@ -28,7 +30,7 @@ from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
 from tunnelwrap.daemon.host import Host, Inside, check_rights
-from tunnelwrap.daemon.planes import Listeners, choose_plane
+from tunnelwrap.daemon.planes import Listeners, choose_plane, suites_of
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
@@ -45,6 +47,7 @@ from tunnelwrap.errors import (
 from tunnelwrap.iana import NotifyType
 from tunnelwrap.ike import outputs
 from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.child_setup import selectors_of
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.path import Path as NetworkPath
@@ -133,7 +136,12 @@ class Client:
         self._plane = choose_plane(
             *(settings.data_plane, self._host.tun, MAX_TUN_MTU, listeners, policies, name)
         )
-        endpoint = Endpoint(os.urandom, lambda: datetime.now(UTC), exports_keys=recorder.takes_keys)
+        endpoint = Endpoint(
+            os.urandom,
+            lambda: datetime.now(UTC),
+            exports_keys=recorder.takes_keys,
+            reserve_spi=self._plane.plane.reserve_spi,
+        )
         logger.debug("= %s", self._plane)
         self._driver = Driver(
             endpoint, self._plane.plane, self._loop, self._observe, recorder=recorder
@@ -410,7 +418,8 @@ class Client:
         try:
             async with asyncio.timeout(AUTHENTICATE_S if is_hasty else None):
                 established = await asyncio.shield(way.established)
-                await asyncio.shield(way.decided)
+                if not self._policy.child.on_demand:
+                    await asyncio.shield(way.decided)
         except TimeoutError:
             raise ConnectFailed(f"IKE_AUTH unanswered for {AUTHENTICATE_S:.0f} s") from None
         if way.refusal:
@@ -424,14 +433,14 @@ class Client:
         """There is a tunnel: configure the host for it, and say so."""
         self._way = way
         child = self._child(way)
-        self._configure_host(self._inside_of(way, child, established.lease))
+        self._carry(way, child, established.lease)
         self._note(Dialled(way.rung.carrier, "established", self._elapsed()))
         addresses = established.lease.addresses if established.lease else ()
         event = Established(
             carrier=way.rung.carrier.value,
             seconds=self._elapsed(),
             ike_suite=established.ike_suite,
-            esp_suite=str(child.suite),
+            esp_suite=str(child.suite) if child else None,
             addresses=tuple(map(str, addresses)),
             attempts=tuple(self._attempts),
         )
@@ -443,16 +452,35 @@ class Client:
             f" ({'; '.join(failed)})" if failed else "",
         )
 
-    def _child(self, way: Way) -> ChildSa:
+    def _child(self, way: Way) -> ChildSa | None:
+        """The Child SA; None where it waits for traffic."""
         live = self._driver.live.get(way.sa)
-        if live is None or not live.children:
+        if live is None or not (live.children or self._policy.child.on_demand):
             raise DataPlaneError(f"no tunnel: {way.end.reason if way.end else 'no Child SA'}")
-        return next(iter(live.children.values()))
+        return next(iter(live.children.values()), None)
 
-    def _inside_of(self, way: Way, child: ChildSa, lease: outputs.Lease | None) -> Inside:
-        selected = [selector.networks() for selector in child.ts_peer]
+    def _carry(self, way: Way, child: ChildSa | None, lease: outputs.Lease | None) -> None:
+        """From now on the host's packets go this way."""
+        if self._policy.child.on_demand:
+            self._driver.await_traffic(way.sa, self._policy.child)
+        self._configure_host(self._inside_of(way, child, lease))
+
+    def _follow_child(self, way: Way) -> None:
+        """The gateway may have agreed to less than was asked for on demand."""
+        live = self._driver.live.get(way.sa)
+        if live is not None and live.children and self._policy.child.on_demand:
+            lease = live.established.lease
+            self._configure_host(self._inside_of(way, self._child(way), lease))
+
+    def _inside_of(self, way: Way, child: ChildSa | None, lease: outputs.Lease | None) -> Inside:
+        """Child SAs on demand may come with any suite: the MTU is good for all of them."""
+        is_fixed = child is not None and not self._policy.child.on_demand
+        suites = [child.suite] if child and is_fixed else suites_of([self._policy])
+        wanted = self._policy.child.ts_peer or selectors_of((way.last.path.peer.ip,))
+        selected = [selector.networks() for selector in (child.ts_peer if child else wanted)]
+        mtus = (tun_mtu_for(way.last.max_datagram, suite) for suite in suites)
         return Inside(
-            mtu=min(tun_mtu_for(way.last.max_datagram, child.suite), MAX_TUN_MTU),
+            mtu=min(*mtus, MAX_TUN_MTU),
             addresses=lease.addresses if lease else (),
             networks=tuple(chain.from_iterable(selected)),
             gateways=self._gateways,
@@ -478,6 +506,7 @@ class Client:
             way.changed.clear()
             if way.redirect is not None:
                 break
+            self._follow_child(way)
             if way.is_lost and way.end is None:
                 await self._redial(way)
             elif way.is_due and way.end is None:
@@ -505,7 +534,7 @@ class Client:
             logger.warning("could not authenticate again yet: %s", str(error) or "no answer")
             return old
         self._way = new
-        self._configure_host(self._inside_of(new, self._child(new), established.lease))
+        self._carry(new, self._child(new), established.lease)
         logger.info("authenticated again to %s", established.peer_identity)
         self._retired.add(old)
         self._bury(old)
@@ -561,6 +590,8 @@ class Client:
 
     def _observe(self, fact: Fact) -> None:
         way = self._ways.get(fact.sa)
+        if isinstance(fact, outputs.ChildRefused) and way is self._way:
+            logger.warning("no Child SA: %s", fact.reason)
         if way is not None and not isinstance(fact, outputs.Rekeyed):
             way.take(fact)
             self._bury(way)

@@ -10,22 +10,26 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from tunnelwrap.daemon.recording import Recorder
-from tunnelwrap.dataplane import DataPlane, SaCounters
+from tunnelwrap.dataplane import DataPlane, SaCounters, Trap
 from tunnelwrap.errors import (
     DataPlaneError,
     InternalAddressFailure,
     Refusal,
     StreamCorrupt,
     TransportError,
+    UsageError,
 )
 from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.child_setup import selectors_of
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import (
     Answered,
     AskActivity,
     AskLease,
+    AskUsage,
     ChildRefused,
     Closed,
     Established,
@@ -38,12 +42,13 @@ from tunnelwrap.ike.outputs import (
     ReauthenticationDue,
     Redirected,
     Rekeyed,
+    ReleaseSpi,
     RemoveChildSa,
     Trace,
     Transmit,
     UseOutbound,
 )
-from tunnelwrap.ike.policy import ConnectionPolicy
+from tunnelwrap.ike.policy import ChildPolicy, ConnectionPolicy
 from tunnelwrap.path import Datagram, IpAddress, Path, SocketAddress
 from tunnelwrap.transport import Transport
 from tunnelwrap.wire.esp import NAT_KEEPALIVE, NON_ESP_MARKER
@@ -86,6 +91,15 @@ class LiveSa:
     children: dict[int, ChildSa] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Demand:
+    """A Child SA that is made when there is something to carry."""
+
+    sa: int
+    policy: ChildPolicy
+    is_asked_for: bool = False  # a packet waits
+
+
 class Driver:
     """Runs an Endpoint in an event loop."""
 
@@ -108,6 +122,7 @@ class Driver:
         self._attached_at: dict[Path, float] = {}
         self._find_udp: PathFinder = lambda _path: None
         self._current: Transport | None = None
+        self._demands: dict[str, _Demand] = {}  # by the name of the Child SA
         self._timer: asyncio.TimerHandle | None = None
         self._is_draining = False
         self._is_closed = False
@@ -189,6 +204,25 @@ class Driver:
         self.attach(transport)
         self._endpoint.path_up(sa, transport.path, self._loop.time())
         self._drain()
+
+    def await_traffic(self, sa: int, policy: ChildPolicy) -> None:
+        """Ask for a Child SA in this IKE SA whenever there is a packet that needs it.
+
+        An IKE SA that takes the place of another one gets what that has been asked for in vain.
+
+        Raises:
+            DataPlaneError: the data plane cannot say when there is one.
+        """
+        former = self._demands.get(policy.name)
+        demand = self._demands[policy.name] = _Demand(sa, policy)
+        self._set_trap(demand)
+        if former is not None and former.is_asked_for:
+            self._acquired(demand)
+
+    def waits_for_traffic(self, sa: int) -> bool:
+        """Whether an IKE SA has no Child SA because there is nothing to carry."""
+        has_child = sa in self.live and bool(self.live[sa].children)
+        return not has_child and any(each.sa == sa for each in self._demands.values())
 
     def close_sa(self, sa: int, reason: str) -> None:
         """End an IKE SA with a delete."""
@@ -328,10 +362,11 @@ class Driver:
             case UseOutbound() | MoveChildSa() | RemoveChildSa():
                 self._change_plane(output)
             case Moved():
-                if output.sa in self.live:
-                    self.live[output.sa].path = output.path
-            case AskLease() | AskActivity():
+                self._moved(output)
+            case AskLease() | AskActivity() | AskUsage():
                 self._answer(output)
+            case ReleaseSpi():
+                self._plane.release_spi(output.spi_in)
             case KeysDerived():
                 self._recorder.ike_keys(output)
             case Trace():
@@ -348,9 +383,66 @@ class Driver:
                 self._note(output)
                 self._observer(output)
 
-    def _answer(self, ask: AskLease | AskActivity) -> None:
-        answer = self._lease_answerer(ask) if isinstance(ask, AskLease) else self._last_in(ask)
+    def _answer(self, ask: AskLease | AskActivity | AskUsage) -> None:
+        answer: Lease | Refusal | float | None
+        match ask:
+            case AskLease():
+                answer = self._lease_answerer(ask)
+            case AskActivity():
+                answer = self._last_in(ask)
+            case AskUsage():
+                counters = self._plane.counters(ask.spi_in)
+                answer = counters.packets_in + counters.packets_out
         self._endpoint.answer(ask, answer, self._loop.time())
+
+    def _moved(self, output: Moved) -> None:
+        if output.sa not in self.live:
+            return
+        self.live[output.sa].path = output.path
+        for demand in self._demands.values():
+            if demand.sa == output.sa:
+                try:
+                    self._set_trap(demand)
+                except DataPlaneError as error:
+                    logger.warning("no Child SA on demand any more: %s", error)
+                    self._loop.call_soon(self.close_sa, output.sa, f"data plane: {error}")
+
+    def _set_trap(self, demand: _Demand) -> None:
+        live, policy = self.live[demand.sa], demand.policy
+        lease = live.established.lease
+        local = lease.addresses if lease is not None else (live.path.local.ip,)
+        trap = Trap(
+            policy.name,
+            policy.mode,
+            policy.ts_local or selectors_of(local),
+            policy.ts_peer or selectors_of((live.path.peer.ip,)),
+        )
+        transport = self._existing_transport(live.path)
+        self._plane.trap(trap, transport, partial(self._acquired, demand))
+
+    def _acquired(self, demand: _Demand) -> None:
+        """A packet waits (AcquireCallback of the data plane).
+
+        One that a Child SA there is does not take was not agreed on: another would not take it.
+        """
+        live, name = self.live.get(demand.sa), demand.policy.name
+        has_one = live is not None and any(c.name == name for c in live.children.values())
+        if has_one or self._demands.get(name) is not demand:
+            return
+        if live is not None and not demand.is_asked_for:
+            logger.info("there is something to carry for %s", name)
+            try:
+                self._endpoint.create_child(demand.sa, demand.policy, self._loop.time())
+            except UsageError as error:  # the one that follows it gets the Child SA
+                logger.debug("= %s", error)
+        demand.is_asked_for = True
+        self._drain()
+
+    def _answered(self, sa: int) -> None:
+        """A Child SA that was asked for is there, or refused."""
+        for demand in self._demands.values():
+            if demand.sa == sa:
+                demand.is_asked_for = False
 
     def _send(self, datagram: Datagram) -> None:
         transport = self._transport(datagram.path)
@@ -400,6 +492,7 @@ class Driver:
             return
         if live is not None:
             live.children[child.spi_in] = child
+        self._answered(output.sa)
         what = "replaces" if output.replaces is not None else "carries"
         old = f" {output.replaces:08x}" if output.replaces is not None else ""
         logger.log(
@@ -431,6 +524,8 @@ class Driver:
         match fact:
             case Established():
                 self.live[fact.sa] = LiveSa(fact, self._loop.time(), fact.path)
+            case ChildRefused():
+                self._answered(fact.sa)
             case Closed():
                 self.live.pop(fact.sa, None)
             case _:

@@ -25,13 +25,13 @@ class Attempt(Event):
 
 
 class Established(Event):
-    """The tunnel is there."""
+    """The tunnel is there; without an ESP suite as long as it waits for traffic."""
 
     event: Literal["established"] = "established"
     carrier: str
     seconds: float
     ike_suite: str
-    esp_suite: str
+    esp_suite: str | None
     addresses: tuple[str, ...]
     attempts: tuple[Attempt, ...]
 

@@ -71,7 +71,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         DataPlaneError: the kernel refuses.
     """
     loop = asyncio.get_running_loop()
-    why = "as configured" if wanted == "userspace" else why_not(_suites(policies))
+    why = "as configured" if wanted == "userspace" else why_not(suites_of(policies))
     if why is not None and wanted == "kernel":
         raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
     userspace = UserspacePlane(tun, loop, listeners.on_expire, inner_mtu, listeners.on_elsewhere)
@@ -84,7 +84,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     return Chosen(mixed, "kernel", "for UDP; userspace for streams", kernel_esp=True)
 
 
-def _suites(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:
+def suites_of(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:
     """Every encryption with every integrity that may come out of the proposals, once."""
     found = (
         suite

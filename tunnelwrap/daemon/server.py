@@ -106,6 +106,7 @@ class Server:
             limits=limits(file.gateway),
             token_secret=lasting_secret(state / "crash-tokens"),
             exports_keys=recorder.takes_keys,
+            reserve_spi=self._plane.plane.reserve_spi,
         )
         endpoint.redirect_newcomers(file.gateway.redirect_to)
         self._driver = Driver(

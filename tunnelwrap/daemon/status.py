@@ -37,6 +37,7 @@ def _ike_sa(driver: Driver, live: LiveSa, now: float) -> dict[str, object]:
         "ike_suite": established.ike_suite,
         "uses_ppk": established.uses_ppk,
         "seconds": round(now - live.since, 1),
+        "waits_for_traffic": driver.waits_for_traffic(live.established.sa),
         "addresses": _texts(lease.addresses if lease else ()),
         "child_sas": [_child_sa(driver, child, now) for child in live.children.values()],
     }

@@ -100,6 +100,7 @@ class Way:
                 _settle(self.established, fact)
             case InstallChildSa():
                 _settle(self.decided, None)
+                self.changed.set()
             case ReauthenticationDue():
                 self.is_due = True
                 self.changed.set()

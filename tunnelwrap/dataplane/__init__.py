@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.child_sa import ChildSa, Mode
+from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
+from tunnelwrap.wire.payloads import TrafficSelector
 
 
 @dataclass(slots=True)
@@ -35,6 +37,22 @@ class Progress:
     seen: int
     counters: SaCounters
 
+
+@dataclass(frozen=True, slots=True)
+class Trap:
+    """Which packets a Child SA is made for that is not there yet. RFC 4301 §4.4.1.
+
+    ``name`` is that of the Child SA that is to come.
+    """
+
+    name: str
+    mode: Mode
+    ts_local: tuple[TrafficSelector, ...]
+    ts_peer: tuple[TrafficSelector, ...]
+
+
+AcquireCallback = Callable[[], None]
+"""Called from the loop when a packet waits for the Child SA of a trap; perhaps more than once."""
 
 ExpireCallback = Callable[[int, bool], None]
 """Called with (spi_in, is_hard) once when a limit of SaLimits is reached."""
@@ -70,6 +88,26 @@ class DataPlane(Protocol):
 
     def counters(self, spi_in: int) -> SaCounters:
         """The counters of an installed Child SA (all zero if unknown)."""
+
+    def trap(self, trap: Trap, transport: Transport, on_acquire: AcquireCallback) -> None:
+        """Call for a Child SA when there is a packet for it that no Child SA takes.
+
+        A trap takes the place of a former one with its name.
+
+        Args:
+            trap: which packets.
+            transport: by which it will travel.
+            on_acquire: called then, never from inside a call.
+
+        Raises:
+            DataPlaneError: it cannot be had.
+        """
+
+    def reserve_spi(self, spi: int, path: Path) -> bool:
+        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it."""
+
+    def release_spi(self, spi: int) -> None:
+        """A Child SA will not come of an SPI that was reserved; unknown is no error."""
 
     def name_of(self, spi_in: int) -> str:
         """Which plane has a Child SA: "kernel", "userspace", or nothing if it is unknown."""

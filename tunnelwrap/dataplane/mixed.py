@@ -8,10 +8,11 @@ Owns: both planes, and which of them has a Child SA.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunnelwrap.dataplane import SaCounters
+from tunnelwrap.dataplane import AcquireCallback, SaCounters, Trap
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane
 from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
 
 Plane = KernelPlane | UserspacePlane
@@ -60,6 +61,7 @@ class MixedPlane:
         """
         plane = self._plane_for(transport)
         plane.install(child, transport, use_outbound=use_outbound)
+        self._kernel.release_spi(child.spi_in)  # if it came by a stream at last
         self._places[child.spi_in] = _Place(child, plane, use_outbound)
 
     def use_outbound(self, spi_in: int) -> None:
@@ -90,6 +92,25 @@ class MixedPlane:
         if place is not None:
             place.plane.remove(spi_in)
 
+    def trap(self, trap: Trap, transport: Transport, on_acquire: AcquireCallback) -> None:
+        """Call for a Child SA when there is a packet for it that no Child SA takes.
+
+        Raises:
+            DataPlaneError: the plane for the carrier refuses it.
+        """
+        plane = self._plane_on(transport.path)
+        other = self._kernel if plane is self._userspace else self._userspace
+        other.untrap(trap.name)
+        plane.trap(trap, transport, on_acquire)
+
+    def reserve_spi(self, spi: int, path: Path) -> bool:
+        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it."""
+        return self._plane_on(path).reserve_spi(spi, path)
+
+    def release_spi(self, spi: int) -> None:
+        """A Child SA will not come of an SPI that was reserved; unknown is no error."""
+        self._kernel.release_spi(spi)
+
     def counters(self, spi_in: int) -> SaCounters:
         """The counters of an installed Child SA (all zero if unknown)."""
         place = self._places.get(spi_in)
@@ -108,3 +129,7 @@ class MixedPlane:
     def _plane_for(self, transport: Transport) -> Plane:
         is_stream = transport.path.carrier.is_reliable
         return self._userspace if is_stream and not self._kernel.has_bridge else self._kernel
+
+    def _plane_on(self, path: Path) -> Plane:
+        """For what is told by its addresses: the bridge has others."""
+        return self._userspace if path.carrier.is_reliable else self._kernel

@@ -3,7 +3,7 @@
 Outbound: 1. ``_on_readable`` reads a batch from the TUN; 2. ``_sort`` finds the Child SA of each
 packet; 3. ``_send`` puts them into the outbox, super-packets cut (``_put_train``), plain ones with
 checksum and MSS made right (``_put_plain``), and seals them there; 4. ``_flush`` hands the outbox
-to the transport as one train of frames.
+to the transport as one train of frames. What a trap catches (``_catch``) waits for its Child SA.
 Inbound: 1. ``feed`` has the SA open a stretch of the batch into the plainbox; 2. ``_deliver``
 joins what can be joined; 3. ``_take_train`` and ``_take_one`` check selectors; 4. the TUN gets it.
 Owns: the installed Child SAs, the three buffers, and the TUN.
@@ -20,7 +20,14 @@ from typing import Final
 import numpy as np
 
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.dataplane import ElsewhereCallback, ExpireCallback, Progress, SaCounters
+from tunnelwrap.dataplane import (
+    AcquireCallback,
+    ElsewhereCallback,
+    ExpireCallback,
+    Progress,
+    SaCounters,
+    Trap,
+)
 from tunnelwrap.dataplane.esp import (
     DUMMY,
     IPV4,
@@ -53,6 +60,7 @@ from tunnelwrap.dataplane.tun import (
 )
 from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
 from tunnelwrap.ike.child_sa import ChildSa, Mode
+from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
 from tunnelwrap.wire.ip import clamp_mss, too_big
 
@@ -61,6 +69,8 @@ OUTBOX: Final = 5 * 65536
 PLAINBOX: Final = 5 * 65536
 READ_MOST: Final = 64  # packets before the transports get theirs
 PAUSE_S: Final = 0.001  # until a congested transport is asked again
+HELD_MOST: Final = 32  # packets that wait for the Child SA of a trap
+HELD_S: Final = 5.0  # how long they wait; then the next one calls for it again
 
 HEADERS_V4: Final = 40  # of IP and TCP without options, which the MSS does not count
 HEADERS_V6: Final = 60
@@ -123,6 +133,25 @@ class _Pair:
             self.longest = inner_limit(size, self.child.suite)
 
 
+class _Held:
+    """A trap, and the packets that it has caught, as they came from the TUN."""
+
+    __slots__ = ("on_acquire", "packets", "timer")
+
+    def __init__(self, on_acquire: AcquireCallback) -> None:
+        self.on_acquire = on_acquire
+        self.packets: list[bytes] = []
+        self.timer: asyncio.TimerHandle | None = None
+
+    def take(self) -> list[bytes]:
+        """The packets, which it has no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        packets, self.packets = self.packets, []
+        return packets
+
+
 class UserspacePlane:
     """A DataPlane that carries the packets of Child SAs in tunnel mode through this process."""
 
@@ -150,6 +179,8 @@ class UserspacePlane:
         self._inner_mtu = inner_mtu
         self._pairs: dict[int, _Pair] = {}
         self._policies: OutboundPolicies[_Pair] = OutboundPolicies()
+        self._traps: dict[str, _Held] = {}
+        self._trapped: OutboundPolicies[_Held] = OutboundPolicies()
         self._drops: Counter[str] = Counter()
         self._inbox = memoryview(bytearray(INBOX))
         self._outbox = memoryview(bytearray(OUTBOX))
@@ -203,6 +234,8 @@ class UserspacePlane:
         if pair is None:
             raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
         self._policies.activate(pair, pair.child.ts_local, pair.child.ts_peer)
+        for held in self._traps.values():
+            self._send_held(held)
 
     def move(self, spi_in: int, transport: Transport) -> None:
         """Send the packets of a Child SA by another transport; sequence numbers go on."""
@@ -224,6 +257,31 @@ class UserspacePlane:
         self.remove(spi_in)
         inbound, seen = pair.window.state
         return Progress(pair.outbound.sequence, inbound, seen, pair.counters)
+
+    def trap(self, trap: Trap, transport: Transport, on_acquire: AcquireCallback) -> None:
+        """Call for a Child SA when there is a packet for it that no Child SA takes.
+
+        The packet, and some more behind it, are sent as soon as it is there.
+        """
+        del transport
+        held = self._traps.setdefault(trap.name, _Held(on_acquire))
+        held.on_acquire = on_acquire
+        self._trapped.activate(held, trap.ts_local, trap.ts_peer)
+
+    def untrap(self, name: str) -> None:
+        """Catch nothing any more by the trap of that name; unknown is no error."""
+        held = self._traps.pop(name, None)
+        if held is not None:
+            self._trapped.deactivate(held)
+            self._drop_held(held)
+
+    def reserve_spi(self, spi: int, path: Path) -> bool:
+        """Whether no Child SA has this inbound SPI."""
+        del path
+        return spi not in self._pairs
+
+    def release_spi(self, spi: int) -> None:
+        """Nothing was kept for it."""
 
     def name_of(self, spi_in: int) -> str:
         """Whose Child SA it is."""
@@ -280,6 +338,8 @@ class UserspacePlane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        for name in list(self._traps):
+            self.untrap(name)
         for spi_in in list(self._pairs):
             self.remove(spi_in)
         self._tun.close()
@@ -324,12 +384,42 @@ class UserspacePlane:
         for start, end in found:
             pair = self._policies.lookup(self._inbox[start + VNET_HEADER : end])
             if pair is None:
-                self._drops["no-policy"] += 1
+                self._catch(start, end)
             elif pair.is_stopped:
                 self._drops["expired"] += 1
             else:
                 groups.setdefault(pair, []).append((start, end))
         return groups
+
+    def _catch(self, start: int, end: int) -> None:
+        """Keep a packet for which a Child SA is made on demand, and call for that."""
+        held = self._trapped.lookup(self._inbox[start + VNET_HEADER : end])
+        if held is None:
+            self._drops["no-policy"] += 1
+            return
+        if len(held.packets) == HELD_MOST:
+            self._drops["on-demand"] += 1
+            return
+        held.packets.append(self._inbox[start:end].tobytes())
+        if held.timer is None:
+            held.timer = self._loop.call_later(HELD_S, self._drop_held, held)
+            self._loop.call_soon(self._call_for, held)
+
+    def _call_for(self, held: _Held) -> None:
+        if held.packets:
+            held.on_acquire()
+
+    def _drop_held(self, held: _Held) -> None:
+        if packets := held.take():
+            self._drops["on-demand"] += len(packets)
+
+    def _send_held(self, held: _Held) -> None:
+        """Send what a trap has caught; what no Child SA takes yet goes back there."""
+        for packet in held.take():
+            self._inbox[: len(packet)] = packet
+            for pair, spans in self._sort([(0, len(packet))]).items():
+                self._send(pair, spans)
+        self._flush()
 
     def _send(self, pair: _Pair, spans: list[tuple[int, int]]) -> None:
         if pair.transport is not self._carrier:

@@ -9,6 +9,9 @@ at one instant.
     use_outbound   outbound SA, policies out
     move           SAs with other addresses; sequence numbers go on
     remove         all of it, or the policies go to the next older Child SA
+    trap           policies out without an SA; the first packet that meets one has the kernel tell
+                   it (ACQUIRE) and is lost, as are those behind it until the Child SA is there
+    reserve_spi    an SA that has no keys yet, which install fills in
 
 The high half of a request ID is the tag of this instance: what a killed run has left is found by it
 and removed at the next start, and nothing else is.
@@ -16,6 +19,7 @@ Owns: the netlink sockets, and every SA and policy with our tag.
 """
 
 import asyncio
+import errno
 import logging
 import os
 import time
@@ -28,7 +32,7 @@ from zlib import crc32
 
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import EspSuite
-from tunnelwrap.dataplane import ExpireCallback, Progress, SaCounters
+from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCounters, Trap
 from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
@@ -36,6 +40,7 @@ from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
 from tunnelwrap.dataplane.xfrm_streams import StreamPorts
 from tunnelwrap.dataplane.xfrm_suite import esp_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
+    Acquire,
     Direction,
     Encapsulation,
     Event,
@@ -55,6 +60,7 @@ from tunnelwrap.dataplane.xfrm_values import (
 from tunnelwrap.errors import DataPlaneError, KernelRefused, Unsupported, UsageError
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys
 from tunnelwrap.path import IpAddress, SocketAddress
+from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.transport import Transport
 
 FIRST_PRIORITY: Final = 10_000
@@ -71,6 +77,7 @@ _NOWHERE: Final = IPv4Address("192.0.2.254")  # TEST-NET-1, RFC 5737
 _HIGH_SPI: Final = 0x8000_0000
 _WIDE_WINDOW: Final = 1024
 _MOST_REQUEST_IDS: Final = 0xFFFF
+_TAKEN: Final = frozenset({errno.ENOENT, errno.EEXIST})  # what the kernel says of an SPI
 
 MappingCallback = Callable[[int, SocketAddress], None]
 """Called with spi_in and from where the peer's packets come now: a NAT has moved it."""
@@ -136,6 +143,11 @@ class _Pair:
         return [*self.flows, *(each.own for each in self.flows if each.covers_own)]
 
     @property
+    def mode(self) -> Mode:
+        """That of the Child SA."""
+        return self.child.mode
+
+    @property
     def inbound(self) -> SaId:
         """Where packets come to."""
         return SaId(self.ends.local.ip, self.child.spi_in)
@@ -144,6 +156,31 @@ class _Pair:
     def outbound(self) -> SaId:
         """Where packets go to."""
         return SaId(self.ends.peer.ip, self.child.spi_out)
+
+
+@dataclass(slots=True, eq=False)
+class _Trap:
+    """A trap that is set."""
+
+    trap: Trap
+    flows: list[KernelFlow]
+    ends: Ends
+    request_id: int
+    on_acquire: AcquireCallback
+    sequence: int = 0  # of the call that the outbound SA to come will answer; 0: there is none
+
+    def flows_of(self, direction: Direction) -> list[KernelFlow]:
+        """A trap is for what goes out only."""
+        del direction
+        return self.flows
+
+    @property
+    def mode(self) -> Mode:
+        """That of the Child SA to come."""
+        return self.trap.mode
+
+
+_Holder = _Pair | _Trap
 
 
 class KernelPlane:
@@ -170,9 +207,12 @@ class KernelPlane:
         self._on_expire = on_expire
         self._on_mapping = on_mapping
         self._xfrm = XfrmSocket()
-        self._monitor = XfrmMonitor([Group.EXPIRE, Group.MAPPING])
+        self._monitor = XfrmMonitor([Group.ACQUIRE, Group.EXPIRE, Group.MAPPING])
         self._streams: StreamPorts | None = None
         self._pairs: dict[int, _Pair] = {}
+        self._traps: dict[str, _Trap] = {}
+        self._reserved: dict[int, SaId] = {}
+        self._no_request = tag << _TAG_SHIFT
         self._policies = _Policies(self._xfrm)
         self._request_ids = _RequestIds(tag)
         self._statistics = read_statistics()
@@ -217,11 +257,11 @@ class KernelPlane:
         if child.spi_in in self._pairs:
             raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
         flows = kernel_flows(child.ts_local, child.ts_peer)
-        request_id = self._request_ids.take(child)
+        request_id = self._request_ids.take(_kind_of(child))
         try:
             ends = self._ends(child.spi_in, transport)
         except DataPlaneError:
-            self._request_ids.give_back(child)
+            self._request_ids.give_back(_kind_of(child))
             raise
         pair = _Pair(child, flows, ends, request_id, progress)
         self._pairs[child.spi_in] = pair
@@ -240,10 +280,14 @@ class KernelPlane:
         pair = self._pairs.get(spi_in)
         if pair is None:
             raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
+        trap = self._traps.get(pair.child.name)
         if not pair.has_outbound:
-            self._add_outbound(_outbound_sa(pair), pair.progress)
+            sequence = trap.sequence if trap is not None else 0
+            self._add_outbound(replace(_outbound_sa(pair), sequence=sequence), pair.progress)
             pair.has_outbound = True
         self._policies.hold(pair, Direction.OUT)
+        if trap is not None and trap.sequence:
+            self._renew(trap)
 
     def move(self, spi_in: int, transport: Transport) -> None:
         """Send the packets of a Child SA by another path; sequence numbers go on."""
@@ -294,7 +338,58 @@ class KernelPlane:
             self._delete(pair.outbound)
         if self._streams is not None:
             self._streams.leave(spi_in)
-        self._request_ids.give_back(pair.child)
+        self._request_ids.give_back(_kind_of(pair.child))
+
+    def trap(self, trap: Trap, transport: Transport, on_acquire: AcquireCallback) -> None:
+        """Call for a Child SA when there is a packet for it that no Child SA takes.
+
+        Raises:
+            DataPlaneError: the kernel refuses it; then there is none of that name.
+        """
+        self.untrap(trap.name)
+        flows = kernel_flows(trap.ts_local, trap.ts_peer)
+        request_id = self._request_ids.take(trap)
+        new = _Trap(trap, flows, Ends.of(transport), request_id, on_acquire)
+        self._traps[trap.name] = new
+        try:
+            self._policies.hold_last(new, Direction.OUT)
+        except DataPlaneError:
+            self.untrap(trap.name)
+            raise
+
+    def untrap(self, name: str) -> None:
+        """Call for nothing any more by the trap of that name; unknown is no error."""
+        trap = self._traps.pop(name, None)
+        if trap is not None:
+            self._policies.release(trap, Direction.OUT)
+            self._request_ids.give_back(trap.trap)
+
+    def reserve_spi(self, spi: int, path: NetworkPath) -> bool:
+        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it.
+
+        The kernel forgets it if no Child SA comes of it in time (net.core.xfrm_acq_expires).
+        """
+        larval = KernelSa(
+            id=SaId(path.local.ip, 0),
+            source=path.peer.ip,
+            mode=XfrmMode.TUNNEL,
+            reqid=self._no_request,
+        )
+        try:
+            self._xfrm.allocate_spi(larval, spi, spi)
+        except KernelRefused as error:
+            if error.number in _TAKEN:
+                return False
+            _log.warning("SPI %08x is not reserved: %s", spi, error)
+            return True
+        self._reserved[spi] = SaId(path.local.ip, spi)
+        return True
+
+    def release_spi(self, spi: int) -> None:
+        """A Child SA will not come of an SPI that was reserved; unknown is no error."""
+        reserved = self._reserved.pop(spi, None)
+        if reserved is not None:
+            self._delete(reserved)
 
     def counters(self, spi_in: int) -> SaCounters:
         """The counters of an installed Child SA (all zero if unknown)."""
@@ -324,10 +419,14 @@ class KernelPlane:
         """Remove everything, and let the kernel go."""
         if self._monitor.fileno() >= 0:
             self._loop.remove_reader(self._monitor.fileno())
+        for name in list(self._traps):
+            self.untrap(name)
         for spi_in in list(self._pairs):
             self.remove(spi_in)
         if self._streams is not None:
             self._streams.close()
+        for spi_in in list(self._reserved):
+            self.release_spi(spi_in)
         self._monitor.close()
         self._xfrm.close()
 
@@ -343,11 +442,36 @@ class KernelPlane:
     def _add_inbound(self, sa: KernelSa, progress: Progress | None) -> None:
         """Add an SA that is new, or comes from another plane."""
         if progress is None:
-            self._xfrm.add_sa(sa)
+            self._fill_in(sa)
             return
         carried = progress.counters
         replay = replace(sa.replay, inbound=progress.inbound, seen=progress.seen)
         self._go_on(sa, replay, Usage(carried.octets_in, carried.packets_in))
+
+    def _fill_in(self, sa: KernelSa) -> None:
+        """Add an SA, in the place of what holds its SPI, if that is still there."""
+        reserved = self._reserved.pop(sa.id.spi, None)
+        try:
+            if reserved == sa.id:
+                self._xfrm.update_sa(sa)
+                return
+        except KernelRefused as error:
+            if error.number != errno.ESRCH:
+                raise
+        if reserved is not None:  # for another address: the peer is reached otherwise now
+            self._delete(reserved)
+        self._xfrm.add_sa(sa)
+
+    def _renew(self, trap: _Trap) -> None:
+        """A call is answered; the next one is another one.
+
+        A packet between the SA and its policy still met the trap. What the kernel keeps of that
+        would silence the next call for half a minute, but under the old request ID only.
+        """
+        trap.sequence = 0
+        self._request_ids.give_back(trap.trap)
+        trap.request_id = self._request_ids.take(trap.trap)
+        self._policies.refresh(trap, Direction.OUT)
 
     def _add_outbound(self, sa: KernelSa, progress: Progress | None) -> None:
         if progress is None:
@@ -404,14 +528,29 @@ class KernelPlane:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Expire):
-            pair = self._pair_of(event.sa.id)
-            if pair is not None and (event.is_hard or not pair.has_told_soft):
-                pair.has_told_soft = True
-                self._on_expire(pair.child.spi_in, event.is_hard)
+            self._take_expire(event)
+        elif isinstance(event, Acquire):
+            self._take_acquire(event)
         elif isinstance(event, Mapping):
             pair = self._pair_of(event.id)
             if pair is not None:
                 self._on_mapping(pair.child.spi_in, event.new)
+
+    def _take_expire(self, event: Expire) -> None:
+        pair = self._pair_of(event.sa.id)
+        if pair is None or (pair.has_told_soft and not event.is_hard):
+            return
+        if event.is_hard and self._xfrm.find_sa(event.sa.id) is not None:
+            return  # it was what had held its SPI
+        pair.has_told_soft = True
+        self._on_expire(pair.child.spi_in, event.is_hard)
+
+    def _take_acquire(self, event: Acquire) -> None:
+        wanted = {template.reqid for template in event.policy.templates}
+        for trap in list(self._traps.values()):
+            if trap.request_id in wanted:
+                trap.sequence = event.sequence
+                trap.on_acquire()
 
     def _pair_of(self, sa: SaId) -> _Pair | None:
         pair = self._pairs.get(sa.spi)
@@ -421,13 +560,16 @@ class KernelPlane:
 
 
 class _Policies:
-    """Who has each flow: the newest Child SA that asked for it; others wait behind it."""
+    """Who has each flow: the newest Child SA that asked for it; others wait behind it.
+
+    A trap has what no Child SA has.
+    """
 
     __slots__ = ("_holders", "_xfrm")
 
     def __init__(self, xfrm: XfrmSocket) -> None:
         self._xfrm = xfrm
-        self._holders: dict[tuple[KernelFlow, Direction], list[_Pair]] = {}
+        self._holders: dict[tuple[KernelFlow, Direction], list[_Holder]] = {}
 
     def hold(self, pair: _Pair, direction: Direction) -> None:
         """Give the flows of a Child SA to it.
@@ -441,29 +583,43 @@ class _Policies:
             others = [each for each in holders if each is not pair]
             self._holders[flow, direction] = [*others, pair]
 
-    def refresh(self, pair: _Pair, direction: Direction) -> None:
-        """Follow a Child SA to other addresses."""
-        for flow in pair.flows_of(direction):
-            holders = self._holders.get((flow, direction), [])
-            if holders and holders[-1] is pair:
-                self._show(flow, direction, pair, is_new=False)
+    def hold_last(self, trap: _Trap, direction: Direction) -> None:
+        """Give the flows of a trap to it where no Child SA has them, or when none has any more.
 
-    def release(self, pair: _Pair, direction: Direction) -> None:
-        """Take its flows from a Child SA."""
-        for flow in pair.flows_of(direction):
+        Raises:
+            DataPlaneError: somebody else has a policy for one.
+        """
+        for flow in trap.flows:
             holders = self._holders.get((flow, direction), [])
-            if pair not in holders:
+            if not holders:
+                self._show(flow, direction, trap, is_new=True)
+            self._holders[flow, direction] = [trap, *holders]
+
+    def refresh(self, holder: _Holder, direction: Direction) -> None:
+        """Follow a Child SA to other addresses, or a trap to another request ID."""
+        for flow in holder.flows_of(direction):
+            holders = self._holders.get((flow, direction), [])
+            if holders and holders[-1] is holder:
+                self._show(flow, direction, holder, is_new=False)
+
+    def release(self, holder: _Holder, direction: Direction) -> None:
+        """Take its flows from a Child SA or a trap."""
+        for flow in holder.flows_of(direction):
+            holders = self._holders.get((flow, direction), [])
+            if holder not in holders:
                 continue
-            had_it = holders[-1] is pair
-            holders.remove(pair)
+            had_it = holders[-1] is holder
+            holders.remove(holder)
             if not holders:
                 del self._holders[flow, direction]
-                self._delete(_policy(flow, direction, pair))
+                self._delete(_policy(flow, direction, holder))
             elif had_it:
                 self._show(flow, direction, holders[-1], is_new=False)
 
-    def _show(self, flow: KernelFlow, direction: Direction, pair: _Pair, *, is_new: bool) -> None:
-        policy = _policy(flow, direction, pair)
+    def _show(
+        self, flow: KernelFlow, direction: Direction, holder: _Holder, *, is_new: bool
+    ) -> None:
+        policy = _policy(flow, direction, holder)
         if is_new:
             self._xfrm.add_policy(policy)
         else:
@@ -476,37 +632,41 @@ class _Policies:
             _log.warning("left in the kernel: %s", error)
 
 
-def _policy(flow: KernelFlow, direction: Direction, pair: _Pair) -> KernelPolicy:
+def _policy(flow: KernelFlow, direction: Direction, holder: _Holder) -> KernelPolicy:
     return KernelPolicy(
         selector=flow.selector(is_outbound=direction is Direction.OUT),
         direction=direction,
-        templates=(_free_template(pair) if flow.is_own else _template(pair, direction),),
+        templates=(_free_template(holder) if flow.is_own else _template(holder, direction),),
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
     )
 
 
 class _RequestIds:
-    """Numbers that tie SAs to policies: one for all Child SAs with the same selectors."""
+    """Numbers that tie SAs to policies: one for all of a kind, and one for each trap.
+
+    Each run begins elsewhere: a call that a killed one did not answer silences those that follow it
+    under its number, for as long as the kernel keeps it.
+    """
 
     __slots__ = ("_next", "_tag", "_taken")
 
     def __init__(self, tag: int) -> None:
         self._tag = tag
-        self._next = 0
+        self._next = int.from_bytes(os.urandom(2))
         self._taken: dict[object, tuple[int, int]] = {}  # number and how many have it
 
-    def take(self, child: ChildSa) -> int:
-        """The number of a Child SA."""
-        number, users = self._taken.get(_kind_of(child)) or (self._fresh(), 0)
-        self._taken[_kind_of(child)] = number, users + 1
+    def take(self, kind: object) -> int:
+        """The number of a kind of Child SA."""
+        number, users = self._taken.get(kind) or (self._fresh(), 0)
+        self._taken[kind] = number, users + 1
         return self._tag << _TAG_SHIFT | number
 
-    def give_back(self, child: ChildSa) -> None:
-        """A Child SA is gone."""
-        number, users = self._taken.pop(_kind_of(child))
+    def give_back(self, kind: object) -> None:
+        """One Child SA of that kind is gone."""
+        number, users = self._taken.pop(kind)
         if users > 1:
-            self._taken[_kind_of(child)] = number, users - 1
+            self._taken[kind] = number, users - 1
 
     def _fresh(self) -> int:
         if len(self._taken) >= _MOST_REQUEST_IDS:
@@ -519,6 +679,7 @@ class _RequestIds:
 
 
 def _kind_of(child: ChildSa) -> object:
+    """Child SAs with the same selectors are of one."""
     return child.ts_local, child.ts_peer, child.mode
 
 
@@ -554,21 +715,22 @@ def _sa(pair: _Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
     )
 
 
-def _template(pair: _Pair, direction: Direction) -> Template:
-    """What goes out takes one SA; what comes in must have come by one of the request ID."""
-    ends, mode = pair.ends, _MODES[pair.child.mode]
+def _template(holder: _Holder, direction: Direction) -> Template:
+    """What goes out takes one SA, which a trap lacks; what comes in must have come by one."""
+    ends, mode = holder.ends, _MODES[holder.mode]
     if direction is Direction.OUT:
-        source, destination, spi = ends.local.ip, ends.peer.ip, pair.child.spi_out
+        source, destination = ends.local.ip, ends.peer.ip
+        spi = holder.child.spi_out if isinstance(holder, _Pair) else 0
     else:
         source, destination, spi = _anywhere(ends.peer.ip), _anywhere(ends.local.ip), 0
-    return Template(source, destination, mode, pair.request_id, spi=spi)
+    return Template(source, destination, mode, holder.request_id, spi=spi)
 
 
-def _free_template(pair: _Pair) -> Template:
+def _free_template(holder: _Holder) -> Template:
     """Asks for nothing; but what came out of a tunnel does not pass, and the policy has our tag."""
-    address = _anywhere(pair.ends.peer.ip)
+    address = _anywhere(holder.ends.peer.ip)
     mode = XfrmMode.TRANSPORT
-    return Template(address, address, mode, pair.request_id, is_optional=True)
+    return Template(address, address, mode, holder.request_id, is_optional=True)
 
 
 def _anywhere(address: IpAddress) -> IpAddress:

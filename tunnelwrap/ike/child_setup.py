@@ -74,7 +74,7 @@ class ChildOffer:
         self, sa: IkeSa, policy: ChildPolicy, *, replaces: ChildSa | None, method: int | None
     ) -> None:
         self.policy = policy
-        self.spi_in = sa.context.allocate_spi()
+        self.spi_in = sa.context.allocate_spi(sa.path)
         proposals = policy.proposals if method else without_ke(policy.proposals)
         self._proposals = numbered(proposals, self.spi_in.to_bytes(4, "big"))
         self._key: LocalKey | None = initiate(method, sa.context.random) if method else None
@@ -177,7 +177,7 @@ def answer_child(
     if policy.single_pair:
         ts_peer, ts_local, has_more = narrow_to_pair((seen_i, seen_r), (ts_peer, ts_local))
     ke_payloads, shared = _answer_ke(sa, message, chosen)
-    spi_in = sa.context.allocate_spi()
+    spi_in = sa.context.allocate_spi(sa.path)
     agreement = Agreement(
         *(policy, suite, spi_in, spi_out, ts_local, ts_peer, mode, n_i, n_r, shared),
         is_initiator=False,

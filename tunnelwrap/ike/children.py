@@ -19,19 +19,32 @@ from tunnelwrap.path import Path
 
 LINGER_S: Final = 5.0  # how long packets of a rekeyed Child SA are still taken
 USE_OUTBOUND_S: Final = 3.0  # how long the peer may take to delete the Child SA it rekeyed
+IDLE_SHARE: Final = 0.25  # how much later than asked for an idle Child SA may end
 
 
 class Child:
     """One Child SA with its state."""
 
-    __slots__ = ("policy", "sa", "state", "successor", "uses_outbound")
+    __slots__ = (
+        "carried",
+        "policy",
+        "quiet_since",
+        "sa",
+        "state",
+        "successor",
+        "uses_outbound",
+    )
 
-    def __init__(self, sa: ChildSa, policy: ChildPolicy, *, uses_outbound: bool) -> None:
+    def __init__(
+        self, sa: ChildSa, policy: ChildPolicy, now: float, *, uses_outbound: bool
+    ) -> None:
         self.sa = sa
         self.policy = policy
         self.state = ChildState.INSTALLED
         self.uses_outbound = uses_outbound
         self.successor: int | None = None  # spi_in of the Child SA that rekeys it
+        self.carried = 0  # packets, when the data plane was last asked
+        self.quiet_since = now  # when there were no more than the time before
 
     def become(self, state: ChildState) -> None:
         """The only writer of ``state``."""
@@ -78,10 +91,11 @@ class Children:
         replaces: int | None,
     ) -> Child:
         """Take a new Child SA into use and set its lifetime."""
-        child = Child(sa, policy, uses_outbound=use_outbound)
+        child = Child(sa, policy, now, uses_outbound=use_outbound)
         self._table[sa.spi_in] = child
         self._context.emit(InstallChildSa(self._sa_id, sa, use_outbound, replaces))
         self._set_lifetime(child, now)
+        self._watch(child, replaces, now)
         if not use_outbound:
             self.timers.arm(Timer.USE_OUTBOUND, now + USE_OUTBOUND_S, sa.spi_in)
         return child
@@ -113,6 +127,26 @@ class Children:
         self.timers.arm(Timer.USE_OUTBOUND, None, spi_in)
         if child.state in {ChildState.INSTALLED, ChildState.REKEYING}:
             child.become(ChildState.REKEYED)
+
+    def is_idle(self, spi_in: int, carried: int, now: float) -> bool:
+        """Whether a Child SA that has carried so many packets by now has been idle for too long.
+
+        If not, the data plane is asked again.
+        """
+        child = self._table.get(spi_in)
+        if child is None or child.policy.idle_s is None:
+            return False
+        if carried != child.carried:
+            child.carried = carried
+            self._note_traffic(child, now)
+        if child.state not in {ChildState.INSTALLED, ChildState.REKEYING}:
+            return False
+        ends_at, again_at = child.quiet_since + child.policy.idle_s, now + _step(child)
+        if now >= ends_at and child.state is ChildState.INSTALLED:
+            return True
+        at = ends_at if now < ends_at < again_at else again_at
+        self.timers.arm(Timer.IDLE_CHILD, at, spi_in)
+        return False
 
     def want(self, policy: ChildPolicy, at: float) -> None:
         """Ask for a Child SA again at that time."""
@@ -157,6 +191,23 @@ class Children:
             child.sa = replace(child.sa, path=path)
             self._context.emit(MoveChildSa(self._sa_id, child.sa.spi_in, path))
 
+    def _watch(self, child: Child, replaces: int | None, now: float) -> None:
+        """See whether it carries anything; a rekey does not make it busy."""
+        if child.policy.idle_s is None:
+            return
+        old = self._table.get(replaces) if replaces is not None else None
+        if old is not None:
+            child.quiet_since = old.quiet_since
+            self.timers.arm(Timer.IDLE_CHILD, now, old.sa.spi_in)  # what it has carried at last
+        self.timers.arm(Timer.IDLE_CHILD, now + _step(child), child.sa.spi_in)
+
+    def _note_traffic(self, child: Child, now: float) -> None:
+        """What a Child SA carries counts for the one that has replaced it."""
+        child.quiet_since = now
+        successor = self._table.get(child.successor) if child.successor is not None else None
+        if successor is not None:
+            successor.quiet_since = now
+
     def _set_lifetime(self, child: Child, now: float) -> None:
         lifetime, spi_in = child.policy.lifetime, child.sa.spi_in
         if lifetime.rekey_s is not None:
@@ -164,3 +215,8 @@ class Children:
             self.timers.arm(Timer.REKEY_CHILD, rekey_at, spi_in)
         if lifetime.hard_s is not None:
             self.timers.arm(Timer.EXPIRE_CHILD, now + lifetime.hard_s, spi_in)
+
+
+def _step(child: Child) -> float:
+    """How long the data plane is not asked again."""
+    return (child.policy.idle_s or 0.0) * IDLE_SHARE

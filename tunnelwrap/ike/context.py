@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.iana import NotifyType
-from tunnelwrap.ike.outputs import Output, Trace
+from tunnelwrap.ike.outputs import Output, ReleaseSpi, Trace
 from tunnelwrap.ike.peers import Peers
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.ike.ticket import HeldTicket, TicketOffice
@@ -17,6 +17,8 @@ from tunnelwrap.wire.payloads import Notify
 
 Random = Callable[[int], bytes]
 WallClock = Callable[[], datetime]
+ReserveSpi = Callable[[int, Path], bool]
+"""Whether an inbound SPI is free on this host, at the local end of a path; then it is ours."""
 
 _NOTIFIES = {int(known): known.name.lower() for known in NotifyType}
 
@@ -29,6 +31,7 @@ class Context:
     __slots__ = (
         "_asks",
         "_outputs",
+        "_reserve_spi",
         "_sa_ids",
         "_spis",
         "_touched",
@@ -54,6 +57,7 @@ class Context:
         *,
         forces_encapsulation: bool,
         exports_keys: bool = False,
+        reserve_spi: ReserveSpi = lambda _spi, _path: True,
     ) -> None:
         self.random = random
         self.wall_clock = wall_clock
@@ -67,6 +71,7 @@ class Context:
         self.held_tickets: dict[str, HeldTicket] = {}  # by connection; the shell keeps none
         self.redirect_to: str | None = None  # the gateway for whoever comes. RFC 5685
         self.token_secret: Secret | None = None  # of tokens that we make. RFC 6290
+        self._reserve_spi = reserve_spi
         self._outputs: list[Output] = []
         self._spis: set[int] = set()
         self._sa_ids = 0
@@ -133,17 +138,22 @@ class Context:
             pass
         return spi
 
-    def allocate_spi(self) -> int:
-        """An inbound ESP SPI that no other Child SA of this host has."""
+    def allocate_spi(self, path: Path) -> int:
+        """An inbound ESP SPI that nobody else on this host has, for what comes by a path."""
         while True:
             spi = int.from_bytes(self.random(4), "big")
-            if spi >= FIRST_SPI and spi not in self._spis:
+            if spi >= FIRST_SPI and spi not in self._spis and self._reserve_spi(spi, path):
                 self._spis.add(spi)
                 return spi
 
     def release_spi(self, spi: int) -> None:
-        """The inbound SPI is free again."""
+        """The inbound SPI of a Child SA is free again."""
         self._spis.discard(spi)
+
+    def withdraw_spi(self, spi: int) -> None:
+        """No Child SA comes of an inbound SPI that was allocated."""
+        self.release_spi(spi)
+        self.emit(ReleaseSpi(spi))
 
     def jitter(self, seconds: float, share: float = 0.1) -> float:
         """``seconds``, shortened by up to ``share`` so that two peers rarely collide."""

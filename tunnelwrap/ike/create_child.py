@@ -94,7 +94,7 @@ class Ask:
             check_occurrence(message)
             return self.offer.accept(message, self._nonce, _nonce_of(message))
         except PeerRefused:
-            sa.context.release_spi(self.offer.spi_in)
+            sa.context.withdraw_spi(self.offer.spi_in)
             raise
 
     def may_retry(self, policy: ChildPolicy, error: PeerRefused) -> bool:
@@ -165,7 +165,7 @@ class CreateChild:
     def refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
         """The peer does not go on: ask again, or say why not."""
         assert self._agreement is not None, "the response comes first"
-        sa.context.release_spi(self._agreement.spi_in)
+        sa.context.withdraw_spi(self._agreement.spi_in)
         self._give_up(sa, error, now)
 
     def _give_up(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
@@ -253,7 +253,7 @@ class RekeyChild:
     def refused(self, sa: IkeSa, error: PeerRefused, now: float) -> None:
         """The peer does not go on: the old one stays, until another attempt."""
         assert self._agreement is not None, "the response comes first"
-        sa.context.release_spi(self._agreement.spi_in)
+        sa.context.withdraw_spi(self._agreement.spi_in)
         self._refused(sa, error, now)
 
     def _give_way(self, sa: IkeSa, agreement: Agreement, now: float) -> None:
@@ -264,7 +264,7 @@ class RekeyChild:
             old.become(ChildState.INSTALLED)
             sa.children.timers.arm(Timer.REKEY_CHILD, now + FOLLOW_UP_S, self.spi_in)
         if agreement.additional_ke:  # nothing is made yet: we just do not go on. RFC 9370 §2.2.4
-            sa.context.release_spi(agreement.spi_in)
+            sa.context.withdraw_spi(agreement.spi_in)
             return
         new = make_child(sa, agreement)
         if not _ended_early(sa, new):
@@ -546,7 +546,7 @@ class BegunChild:
 
     def drop(self, sa: IkeSa) -> None:
         """The peer does not go on with it."""
-        sa.context.release_spi(self.agreement.spi_in)
+        sa.context.withdraw_spi(self.agreement.spi_in)
 
 
 class BegunIke:
@@ -713,7 +713,7 @@ def _ended_early(sa: IkeSa, child: ChildSa) -> bool:
     """True where the peer's delete of a Child SA has overtaken the response that makes it."""
     if child.spi_out not in sa.ended_early:
         return False
-    sa.context.release_spi(child.spi_in)
+    sa.context.withdraw_spi(child.spi_in)
     return True
 
 

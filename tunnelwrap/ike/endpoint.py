@@ -13,9 +13,9 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.errors import Refusal, UnsupportedVersion, UsageError, WireError
 from tunnelwrap.iana import ExchangeType, NotifyType, name_of
 from tunnelwrap.ike import crash, machine, redirect, resumption, sa_init
-from tunnelwrap.ike.context import Context, Random, WallClock, in_fragments
+from tunnelwrap.ike.context import Context, Random, ReserveSpi, WallClock, in_fragments
 from tunnelwrap.ike.half_open import HalfOpen, Place
-from tunnelwrap.ike.outputs import AskActivity, AskLease, Lease, Output, Transmit
+from tunnelwrap.ike.outputs import AskActivity, AskLease, AskUsage, Lease, Output, Transmit
 from tunnelwrap.ike.policy import ChildPolicy, ConnectionPolicy, Limits
 from tunnelwrap.ike.rules import IkeState
 from tunnelwrap.ike.sa import IkeSa
@@ -53,6 +53,7 @@ class Endpoint:
         forces_encapsulation: ESP must travel in UDP (or a stream), never bare.
         token_secret: survives us, so that peers can be told when we have lost our state.
         exports_keys: say ``KeysDerived`` with the keys of each IKE SA.
+        reserve_spi: says of an inbound SPI whether this host has it free.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class Endpoint:
         forces_encapsulation: bool = True,
         token_secret: Secret | None = None,
         exports_keys: bool = False,
+        reserve_spi: ReserveSpi = lambda _spi, _path: True,
     ) -> None:
         self._context = Context(
             random,
@@ -86,6 +88,7 @@ class Endpoint:
             limits or Limits(),
             forces_encapsulation=forces_encapsulation,
             exports_keys=exports_keys,
+            reserve_spi=reserve_spi,
         )
         self._context.token_secret = token_secret
         self._departed = crash.Departed()
@@ -148,11 +151,17 @@ class Endpoint:
             self._settle(sa_id, now)
 
     def answer(
-        self, ask: AskLease | AskActivity, value: Lease | Refusal | float | None, now: float
+        self,
+        ask: AskLease | AskActivity | AskUsage,
+        value: Lease | Refusal | float | None,
+        now: float,
     ) -> None:
         """Answer a question; late answers to IKE SAs that are gone are fine."""
         for sa in self._all(ask.sa):
-            if isinstance(ask, AskLease):
+            if isinstance(ask, AskUsage):
+                if isinstance(value, float | int):
+                    machine.usage(sa, ask.spi_in, int(value), now)
+            elif isinstance(ask, AskLease):
                 if sa.ask == ask.ask and isinstance(value, Lease | Refusal):
                     machine.resume(sa, value, now)
             elif sa.activity_ask == ask.ask and not isinstance(value, Lease | Refusal):
@@ -240,6 +249,12 @@ class Endpoint:
             UsageError: there is no such IKE SA, or it is not established.
         """
         machine.new_child(self._established(sa_id), child, now)
+        self._settle(sa_id, now)
+
+    def close_child(self, sa_id: int, spi_in: int, reason: str, now: float) -> None:
+        """End a Child SA with a delete; the IKE SA stays; unknown is fine."""
+        for sa in self._all(sa_id):
+            machine.close_child(sa, spi_in, reason, now)
         self._settle(sa_id, now)
 
     def redirect(self, sa_id: int, gateway: str, now: float) -> bool:

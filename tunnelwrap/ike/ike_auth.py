@@ -37,7 +37,7 @@ from tunnelwrap.ike.create_child import CreateChild, ask_for_more, pair_for
 from tunnelwrap.ike.intermediate import check_complete
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
-from tunnelwrap.ike.policy import Childless, ConnectionPolicy
+from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.ike.ppk import PpkOffer
 from tunnelwrap.ike.proof import accepts, is_acceptable, judge, prove
 from tunnelwrap.ike.rules import check_occurrence
@@ -82,7 +82,7 @@ class IkeAuth:
         policy = sa.chosen_policy
         identity = _id_payload(PayloadType.ID_I, policy.local.identity)
         certificates, auth, ppk_notifies = self._ppk.prove(sa, identity)
-        if policy.childless is not Childless.REQUIRE:
+        if not childless.begins_so(sa):
             self._offer = ChildOffer(sa, policy.child, replaces=None, method=None)
         wanted = sa.resumes.id_r if sa.resumes else policy.peer.identity.exact
         return [
@@ -150,7 +150,7 @@ class IkeAuth:
         if message.find(SaPayload) is not None or message.notify(NotifyType.REDIRECT) is None:
             return False
         if self._offer is not None:
-            sa.context.release_spi(self._offer.spi_in)
+            sa.context.withdraw_spi(self._offer.spi_in)
         sa.establish(now)
         if not redirect.is_auth_redirect(sa, message):
             raise InvalidSyntax("a redirect that was not asked for")
@@ -162,7 +162,7 @@ class IkeAuth:
         """The first Child SA, or why there is none."""
         assert sa.handshake is not None, "IKE_SA_INIT comes first"
         if message.find(SaPayload) is None:
-            sa.context.release_spi(offer.spi_in)
+            sa.context.withdraw_spi(offer.spi_in)
             return _refusal(message)
         return make_child(sa, offer.accept(message, sa.handshake.n_i, sa.handshake.n_r))
 
@@ -176,7 +176,8 @@ class IkeAuth:
         """Install the Child SA, if any; or ask for one, or say why there is none."""
         policy = sa.chosen_policy.child
         if child is None or self._offer is None:
-            sa.enqueue(CreateChild(policy))
+            if childless.wants_child(sa):
+                sa.enqueue(CreateChild(policy))
         elif isinstance(child, ChildSa):
             sa.children.install(child, policy, now, use_outbound=True, replaces=None)
             ask_for_more(sa, self._offer.left_over(message, child))

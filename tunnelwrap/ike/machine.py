@@ -45,7 +45,7 @@ from tunnelwrap.ike.ike_auth import IkeAuth
 from tunnelwrap.ike.informational import CloseIke, DeleteChild, Liveness, deletes_ike
 from tunnelwrap.ike.intermediate import IkeIntermediate
 from tunnelwrap.ike.opening import open_message
-from tunnelwrap.ike.outputs import AskActivity, Lease
+from tunnelwrap.ike.outputs import AskActivity, AskUsage, Lease
 from tunnelwrap.ike.policy import ChildPolicy
 from tunnelwrap.ike.resumption import SessionResume
 from tunnelwrap.ike.rules import IkeState, is_legal
@@ -163,6 +163,21 @@ def new_child(sa: IkeSa, policy: ChildPolicy, now: float) -> None:
     """Ask for a further Child SA."""
     sa.enqueue(CreateChild(policy))
     pump(sa, now)
+
+
+def close_child(sa: IkeSa, spi_in: int, reason: str, now: float) -> None:
+    """End a Child SA with a delete; the IKE SA stays."""
+    if sa.children.find(spi_in) is None:
+        return
+    sa.context.trace(sa.id, "info", f"Child SA {spi_in:08x} ends: {reason}")
+    sa.enqueue(DeleteChild(spi_in))
+    pump(sa, now)
+
+
+def usage(sa: IkeSa, spi_in: int, carried: int, now: float) -> None:
+    """How many packets a Child SA has carried decides whether it goes on."""
+    if sa.children.is_idle(spi_in, carried, now):
+        close_child(sa, spi_in, "it has nothing to carry", now)
 
 
 def limit_reached(sa: IkeSa, spi_in: int, now: float, *, is_hard: bool) -> None:
@@ -565,6 +580,8 @@ def _on_child_timer(sa: IkeSa, timer: Timer, spi_in: int) -> None:
         sa.children.use_outbound(spi_in)
     elif timer is Timer.LINGER_CHILD:
         sa.children.remove(spi_in)
+    elif timer is Timer.IDLE_CHILD:
+        sa.context.emit(AskUsage(sa.id, spi_in))
     else:  # Timer.CREATE_CHILD
         sa.queue.extend(CreateChild(policy) for policy in sa.children.take_wanted())
 

@@ -183,6 +183,21 @@ class AskActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class AskUsage:
+    """How many inner packets has a Child SA carried, in and out? Answer with their number."""
+
+    sa: SaId
+    spi_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseSpi:
+    """An inbound SPI that was reserved is not needed: no Child SA came of it."""
+
+    spi_in: int
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """One line of the story for the log: ``level`` is "debug", "info" or "warning"."""
 
@@ -208,5 +223,7 @@ Output = (
     | Closed
     | AskLease
     | AskActivity
+    | AskUsage
+    | ReleaseSpi
     | Trace
 )

@@ -27,7 +27,7 @@ class Childless(Enum):
     """Whether an IKE SA may begin without a Child SA. RFC 6023."""
 
     NEVER = "never"
-    ACCEPT = "accept"  # as responder; as initiator we do not ask for it
+    ACCEPT = "accept"  # as initiator we ask for it only where a Child SA is made on demand
     REQUIRE = "require"
 
 
@@ -90,6 +90,8 @@ class ChildPolicy:
     lifetime: ChildLifetime = ChildLifetime()
     replay_window: int = 1024  # packets
     single_pair: bool = False  # as responder: one pair of addresses for each Child SA
+    on_demand: bool = False  # as initiator: made when there is something to carry
+    idle_s: float | None = None  # ends when it carried nothing for so long; None: never
 
 
 @dataclass(frozen=True, slots=True)

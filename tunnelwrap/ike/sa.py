@@ -139,6 +139,7 @@ class IkeSa:
         "path",
         "peer_follows_redirects",
         "peer_identity",
+        "peer_may_be_childless",
         "peer_token",
         "pending",
         "policy",
@@ -185,6 +186,7 @@ class IkeSa:
     reauthenticates: int | None  # the name of the IKE SA that this one shall replace
     reauth_at: float | None  # when the proofs of identity are too old
     peer_follows_redirects: bool  # RFC 5685
+    peer_may_be_childless: bool  # RFC 6023
     redirected_from: IpAddress | None  # the gateway that has sent us here
     chosen: Proposal | None  # what the suite comes from
     resumes: Session | None  # what the ticket has brought, if there was one. RFC 5723
@@ -233,7 +235,7 @@ class IkeSa:
         self.last_heard = self.suspect_again_at = 0.0
         self.peer_token = self.redirected_from = None
         self.chosen = self.resumes = self.ticket_name = None
-        self.peer_follows_redirects = False
+        self.peer_follows_redirects = self.peer_may_be_childless = False
 
     def __str__(self) -> str:
         return f"{self.spi_i.hex()}_i {self.spi_r.hex()}_r"

@@ -101,7 +101,7 @@ class SaInit:
             return Next.DONE
         refuse_errors(message)
         check_occurrence(message)
-        childless.check_support(sa.chosen_policy, message)
+        childless.check_support(sa, message)
         self._agree(sa, message)
         sa.context.emit(Answered(sa.id, sa.path))
         sa.become(IkeState.AUTHENTICATING)

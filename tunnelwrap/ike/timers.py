@@ -21,6 +21,7 @@ class Timer(IntEnum):
     REPLACED = 12  # another IKE SA of the same peer has taken the place of this one
     REAUTHENTICATE = 13  # what was proved is too old
     FOLLOW_UP = 14  # the peer has not gone on with what it began by CREATE_CHILD_SA
+    IDLE_CHILD = 15  # the data plane is asked what a Child SA has carried
 
 
 class Timers:

@@ -176,6 +176,22 @@ replay_window_packets = 64
     assert child.replay_window == 64
 
 
+def test_a_child_sa_on_demand(tmp_path: Path) -> None:
+    (policy,) = policies_of(tmp_path, CLIENT)
+    assert (policy.child.on_demand, policy.child.idle_s) == (False, None)
+
+    child = '\n[connection.child]\nstart = "on-demand"\nidle_s = 60'
+    (policy,) = policies_of(tmp_path, CLIENT + child)
+    assert (policy.child.on_demand, policy.child.idle_s) == (True, 60.0)
+
+
+def test_a_gateway_ends_what_is_idle(tmp_path: Path) -> None:
+    text = GATEWAY + "\n[connections.office.child]\nidle_s = 60"
+    policy = policies_of(tmp_path, text)[0]
+
+    assert (policy.child.on_demand, policy.child.idle_s) == (False, 60.0)
+
+
 def test_zero_is_never(tmp_path: Path) -> None:
     text = changed(CLIENT, "[connection]\n", "[connection]\nrekey_s = 0\nliveness_s = 0\n")
     text += "[connection.child]\nrekey_s = 0\n"

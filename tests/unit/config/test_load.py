@@ -252,6 +252,8 @@ WRONG = {
         "[connection]\nretransmission = 5": "connection.retransmission: found 5, expected a table",
         "[connection]\nretransmission = {timeout_s = 0}": "connection.retransmission.timeout_s:"
         " found 0, expected more than 0",
+        "[connection]\nchild = {idle_s = 60}": 'connection.child: expected start = "on-demand"'
+        " beside idle_s (it would not come back)",
         '[connection]\nchild = {mode = "beet"}': "connection.child.mode: found 'beet', expected"
         " 'tunnel' or 'transport'",
         "[connection]\nchild = {rekey_octets = 7, hard_octets = 5}": "connection.child: expected"

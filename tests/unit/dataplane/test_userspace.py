@@ -26,10 +26,10 @@ from tests.unit.dataplane.samples import (
     udp,
     with_right_sums,
 )
-from tunnelwrap.dataplane import SaCounters
+from tunnelwrap.dataplane import SaCounters, Trap
 from tunnelwrap.dataplane.esp import IPV4, IPV6, OutboundSa
 from tunnelwrap.dataplane.tun import Tun
-from tunnelwrap.dataplane.userspace import UserspacePlane, tun_mtu_for
+from tunnelwrap.dataplane.userspace import HELD_MOST, UserspacePlane, tun_mtu_for
 from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
 from tunnelwrap.iana import Encr
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
@@ -550,3 +550,113 @@ def test_tun_mtu_makes_every_inner_packet_fit(suite: str) -> None:
     sa = OutboundSa(1, chosen, child_of(0, suite=suite).keys_out, uses_esn=True)
     assert sa.slot(mtu) - 2 <= 1400 < sa.slot(mtu + 1) - 2
     assert 1300 < mtu < 1400
+
+
+# --- traps ------------------------------------------------------------------------------------
+
+
+def set_trap(pair: Pair, **of: object) -> list[None]:
+    """Set a trap for the packets of the near Child SA; gives the calls for it."""
+    calls: list[None] = []
+    child = child_of(0, **of)
+    trap = Trap("net", Mode.TUNNEL, child.ts_local, child.ts_peer)
+    pair.near.plane.trap(trap, pair.there, lambda: calls.append(None))
+    return calls
+
+
+def come(pair: Pair, near: ChildSa | None = None) -> None:
+    """The Child SA is there, first at the far side, as it is with IKE."""
+    pair.far.plane.install(child_of(1), pair.back, use_outbound=True)
+    pair.near.plane.install(near or child_of(0), pair.there, use_outbound=True)
+
+
+async def test_a_packet_calls_for_its_child_sa_and_is_not_lost(pair: Pair) -> None:
+    calls, packets = set_trap(pair), [udp(n) for n in (1, 2, 3)]
+
+    await pair.near.send(*packets)
+    assert calls == [None], "once"
+    assert pair.far.taken() == []
+    come(pair)
+
+    assert pair.far.taken() == [with_right_sums(packet) for packet in packets]
+    assert pair.near.plane.drops == {}
+    assert pair.near.plane.counters(NEAR_SPI).packets_out == 3
+
+
+async def test_a_packet_that_no_trap_selects_calls_for_nothing(pair: Pair) -> None:
+    calls = set_trap(pair, peer=selectors("10.3.0.0/16"))
+
+    await pair.near.send(udp(1))
+
+    assert not calls
+    assert pair.near.plane.drops == {"no-policy": 1}
+
+
+async def test_a_trap_does_nothing_where_a_child_sa_takes_the_packet(ready: Pair) -> None:
+    calls = set_trap(ready)
+
+    await ready.near.send(udp(1))
+
+    assert not calls
+    assert len(ready.far.taken()) == 1
+
+
+async def test_it_calls_again_when_the_child_sa_is_gone(pair: Pair) -> None:
+    calls = set_trap(pair)
+    await pair.near.send(udp(1))
+    come(pair)
+    pair.near.plane.remove(NEAR_SPI)
+
+    await pair.near.send(udp(2))
+
+    assert len(calls) == 2
+
+
+async def test_so_many_packets_wait_and_no_more(pair: Pair) -> None:
+    set_trap(pair)
+
+    await pair.near.send(*(udp(n) for n in range(HELD_MOST + 3)))
+    await settle()
+    come(pair)
+
+    assert len(pair.far.taken()) == HELD_MOST
+    assert pair.near.plane.drops == {"on-demand": 3}
+
+
+async def test_what_the_child_sa_was_narrowed_to_decides_what_is_sent(pair: Pair) -> None:
+    set_trap(pair)
+    await pair.near.send(udp(1), udp(2, NEAR_6, FAR_6))
+
+    come(pair, child_of(0, local=selectors("10.1.0.0/16"), peer=selectors("10.2.0.0/16")))
+
+    assert pair.far.taken() == [with_right_sums(udp(1))]
+
+
+async def test_a_super_packet_waits_whole(pair: Pair) -> None:
+    set_trap(pair)
+    await pair.near.send(super_packet(bytes(3000), 1000)[10:], header=super_packet(b"", 1000)[:10])
+
+    come(pair)
+
+    assert pair.near.plane.counters(NEAR_SPI).packets_out == 3
+
+
+async def test_a_trap_in_the_place_of_another_keeps_what_waits(pair: Pair) -> None:
+    first = set_trap(pair)
+    await pair.near.send(udp(1))
+    second = set_trap(pair)
+    await pair.near.send(udp(2))
+    come(pair)
+
+    assert (len(first), len(second)) == (1, 0)
+    assert len(pair.far.taken()) == 2
+
+
+async def test_a_trap_that_is_taken_away_calls_for_nothing(pair: Pair) -> None:
+    calls = set_trap(pair)
+    pair.near.plane.untrap("net")
+
+    await pair.near.send(udp(1))
+
+    assert not calls
+    assert pair.near.plane.drops == {"no-policy": 1}

@@ -1,14 +1,26 @@
 """Identifiers that an Endpoint gives out."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 
 import pytest
 
 from tunnelwrap.ike.context import FIRST_SPI, Context
+from tunnelwrap.ike.outputs import ReleaseSpi
 from tunnelwrap.ike.policy import Limits
+from tunnelwrap.path import Carrier, Path, SocketAddress
+
+PATH = Path(
+    SocketAddress(ip_address("192.0.2.1"), 4500),
+    SocketAddress(ip_address("192.0.2.2"), 4500),
+    Carrier.UDP,
+)
 
 
-def context_of(*octets: bytes) -> Context:
+def context_of(
+    *octets: bytes, reserve_spi: Callable[[int, Path], bool] = lambda _spi, _path: True
+) -> Context:
     """A context whose random octets are these, one after another."""
     left = list(octets)
 
@@ -17,7 +29,11 @@ def context_of(*octets: bytes) -> Context:
         assert len(drawn) == length
         return drawn
 
-    return Context(draw, lambda: datetime.now(UTC), Limits(), forces_encapsulation=True)
+    return Context(
+        *(draw, lambda: datetime.now(UTC), Limits()),
+        forces_encapsulation=True,
+        reserve_spi=reserve_spi,
+    )
 
 
 @pytest.mark.rfc("9329", "3.2")
@@ -25,15 +41,38 @@ def context_of(*octets: bytes) -> Context:
 def test_f7_an_esp_spi_is_neither_the_marker_nor_reserved() -> None:
     spi = FIRST_SPI.to_bytes(4, "big")
     context = context_of(bytes(4), b"\0\0\0\xff", spi)
-    assert context.allocate_spi() == FIRST_SPI
+    assert context.allocate_spi(PATH) == FIRST_SPI
 
 
 def test_an_esp_spi_has_one_owner_until_it_is_released() -> None:
     context = context_of(b"SPI1", b"SPI1", b"SPI2", b"SPI1")
-    first = context.allocate_spi()
-    assert context.allocate_spi() != first
+    first = context.allocate_spi(PATH)
+    assert context.allocate_spi(PATH) != first
     context.release_spi(first)
-    assert context.allocate_spi() == first
+    assert context.allocate_spi(PATH) == first
+
+
+def test_an_esp_spi_that_another_program_of_this_host_has_is_not_taken() -> None:
+    asked: list[tuple[int, Path]] = []
+
+    def is_free(spi: int, path: Path) -> bool:
+        asked.append((spi, path))
+        return len(asked) > 1
+
+    context = context_of(b"SPI1", b"SPI2", reserve_spi=is_free)
+
+    assert context.allocate_spi(PATH) == int.from_bytes(b"SPI2", "big")
+    assert [path for _, path in asked] == [PATH, PATH]
+
+
+def test_an_esp_spi_of_which_nothing_came_is_given_back_to_the_host() -> None:
+    context = context_of(b"SPI1", b"SPI1")
+    spi = context.allocate_spi(PATH)
+
+    context.withdraw_spi(spi)
+
+    assert context.drain() == [ReleaseSpi(spi)]
+    assert context.allocate_spi(PATH) == spi
 
 
 @pytest.mark.rfc("7296", "3.1")

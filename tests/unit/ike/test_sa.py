@@ -56,7 +56,7 @@ def test_a_child_sa_leaves_its_state_by_the_table_only() -> None:
     peer.connect()
     install = peer.fact(InstallChildSa)
     assert install is not None
-    child = Child(install.child, client().child, uses_outbound=True)
+    child = Child(install.child, client().child, 0.0, uses_outbound=True)
     child.become(ChildState.REKEYED)
     child.become(ChildState.REKEYED)
     with pytest.raises(UsageError, match=r"REKEYED to ChildState\.INSTALLED"):
