@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.daemons import SITE, Daemon, Hosts, Issued, Toml, hosts
+from tests.kit.daemons import SITE, Daemon, Hosts, Issued, Toml, hosts, merged, wait_until
 
 pytestmark = pytest.mark.kernel
 
@@ -100,3 +100,21 @@ def test_the_end_takes_all_of_it_back(net: Hosts) -> None:
         assert host.run("ip", "xfrm", "state") == ""
         assert host.run("ip", "xfrm", "policy") == ""
     assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt
+
+
+def test_on_demand_a_packet_makes_the_child_sa_and_idle_it_ends(net: Hosts) -> None:
+    """The first packets are lost; those that follow them are answered."""
+    kernel: Toml = {"data_plane": "kernel"}
+    gateway = net.serve({**GATEWAY, "gateway": kernel})
+    child: Toml = {"child": {"start": "on-demand", "idle_s": 2, "peer_ts": ["10.66.0.0/24"]}}
+    settings = merged(CLIENT, {"client": kernel, "connection": child})
+    client = net.connect(settings, "--carrier", "udp")
+
+    for _ in range(2):
+        assert planes_of(client) == []
+        assert client.sas[0]["waits_for_traffic"]
+        net.client.run("ping", "-n", "-q", "-i0.2", "-w4", "-I", INNER, SITE)
+        assert planes_of(client) == planes_of(gateway) == ["kernel"]
+        wait_until("the end of the Child SA", lambda: planes_of(client) == [])
+
+    assert len(client.named("established")) == 1

@@ -17,6 +17,7 @@ import pytest
 
 from tests.kit.netns import Namespace, wire
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, SUITES, child_of, selectors
+from tunnelwrap.dataplane import Trap
 from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
 from tunnelwrap.errors import DataPlaneError
@@ -332,3 +333,162 @@ async def test_the_end_leaves_nothing(ends: Ends) -> None:
 
     assert await states(ends[0]) == []
     assert await policies(ends[0]) == 0
+
+
+# --- on demand --------------------------------------------------------------------------------
+
+
+def set_trap(end: Host, ways: tuple[str, str] = OUTER, mode: Mode = Mode.TUNNEL) -> list[None]:
+    """Set a trap for what the Child SAs of these tests carry; gives the calls for one."""
+    calls: list[None] = []
+    child = child_of(end.side)
+    trap = Trap(child.name, mode, child.ts_local, child.ts_peer)
+    way = end.transport(ways[end.side], ways[1 - end.side])
+    end.plane.trap(trap, way, lambda: calls.append(None))
+    return calls
+
+
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+async def test_a_packet_calls_for_its_child_sa(ends: Ends, ways: tuple[str, str]) -> None:
+    calls = set_trap(ends[0], ways)
+    assert await answered(ends[0], NEAR, FAR, 1) == 0, "the kernel drops it"
+    await until(lambda: bool(calls))
+
+    install(ends, ways)
+
+    left = sorted(await states(ends[0]))
+    assert left == ["0x00001000", "0x00001001"], "nothing is left of the call"
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert await answered(ends[0], NEAR_6, FAR_6) == 2
+    assert len(calls) == 1
+
+
+async def test_packets_that_come_meanwhile_do_not_silence_the_next_call(ends: Ends) -> None:
+    calls = set_trap(ends[0])
+    async with asyncio.TaskGroup() as tasks:
+        pings = tasks.create_task(answered(ends[0], NEAR, FAR, 100))
+        await until(lambda: bool(calls))
+        install(ends)
+    assert pings.result() > 0, "all but the first, until the Child SA was there"
+    so_far = len(calls)
+    for end in ends:
+        end.plane.remove(0x1000 + end.side)
+
+    await answered(ends[0], NEAR, FAR, 1)
+
+    await until(lambda: len(calls) > so_far)
+
+
+async def test_what_is_not_for_the_trap_calls_for_nothing(ends: Ends) -> None:
+    calls = set_trap(ends[0])
+
+    assert await answered(ends[0], OUTER[0], OUTER[1]) == 2
+
+    assert not calls
+
+
+async def test_when_the_child_sa_is_gone_the_same_packet_calls_again(ends: Ends) -> None:
+    calls = set_trap(ends[0])
+    await answered(ends[0], NEAR, FAR, 1)
+    await until(lambda: len(calls) == 1)
+    install(ends)
+    assert await answered(ends[0], NEAR, FAR) == 2
+    for end in ends:
+        end.plane.remove(0x1000 + end.side)
+
+    await answered(ends[0], NEAR, FAR, 1)
+    await until(lambda: len(calls) == 2)
+
+    assert await policies(ends[0]) == 2, "the trap's, one for each IP version"
+
+
+async def test_nothing_leaves_in_clear_while_a_trap_waits(ends: Ends) -> None:
+    set_trap(ends[0])
+
+    assert await answered(ends[0], NEAR, FAR) == 0
+
+    assert set(ends[0].statistics()) <= {"XfrmOutNoStates", "XfrmAcquireError"}
+
+
+async def test_a_trap_follows_the_peer_and_goes(ends: Ends) -> None:
+    set_trap(ends[0])
+    calls = set_trap(ends[0], THIRD)
+    printed = await on(ends[0].host, "ip", "xfrm", "policy")
+    assert f"tmpl src {THIRD[0]} dst {THIRD[1]}" in printed
+    assert f"tmpl src {OUTER[0]} " not in printed
+    await answered(ends[0], NEAR, FAR, 1)
+    await until(lambda: bool(calls))
+
+    ends[0].plane.untrap(child_of(0).name)
+
+    assert await policies(ends[0]) == 0
+
+
+async def test_the_end_leaves_no_trap_and_no_spi(ends: Ends) -> None:
+    set_trap(ends[0])
+    install(ends)
+    assert ends[0].plane.reserve_spi(0x5000, ends[0].transport(*OUTER).path)
+
+    ends[0].plane.close()
+
+    assert await states(ends[0]) == []
+    assert await policies(ends[0]) == 0
+
+
+# --- SPIs -------------------------------------------------------------------------------------
+
+
+async def test_a_reserved_spi_is_filled_in(ends: Ends) -> None:
+    for end in ends:
+        way = end.transport(OUTER[end.side], OUTER[1 - end.side])
+        assert end.plane.reserve_spi(0x1000 + end.side, way.path)
+    assert await states(ends[0]) == ["0x00001000"]
+
+    install(ends)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert len(await states(ends[0])) == 2
+    assert not ends[0].expired
+
+
+async def test_an_spi_of_another_program_is_not_reserved(ends: Ends) -> None:
+    other = f"src {OUTER[1]} dst {OUTER[0]} proto esp spi 0x5000 reqid 7 mode tunnel"
+    key = "0x" + "11" * 20
+    ends[0].host.run(*f"ip xfrm state add {other} aead rfc4106(gcm(aes)) {key} 128".split())
+    way = ends[0].transport(*OUTER)
+
+    assert not ends[0].plane.reserve_spi(0x5000, way.path)
+    assert ends[0].plane.reserve_spi(0x5001, way.path)
+    assert not ends[0].plane.reserve_spi(0x5001, way.path)
+
+
+async def test_a_released_spi_is_free_again(ends: Ends) -> None:
+    way = ends[0].transport(*OUTER)
+    assert ends[0].plane.reserve_spi(0x5000, way.path)
+
+    ends[0].plane.release_spi(0x5000)
+
+    assert "0x00005000" not in await states(ends[0])
+    assert ends[0].plane.reserve_spi(0x5000, way.path)
+
+
+async def test_an_spi_that_the_kernel_has_forgotten_meanwhile_is_used_all_the_same(
+    ends: Ends,
+) -> None:
+    ends[0].host.run("sysctl", "-qw", "net.core.xfrm_acq_expires=1")
+    assert ends[0].plane.reserve_spi(0x1000, ends[0].transport(*OUTER).path)
+    await until(lambda: "0x00001000" not in ends[0].host.run("ip", "xfrm", "state"))
+
+    install(ends)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert not ends[0].expired, "it is not the end of the Child SA"
+
+
+async def test_an_spi_reserved_for_another_address_is_used_all_the_same(ends: Ends) -> None:
+    assert ends[0].plane.reserve_spi(0x1000, ends[0].transport(*THIRD).path)
+
+    install(ends)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert sorted(await states(ends[0])) == ["0x00001000", "0x00001001"]
