@@ -1,13 +1,14 @@
 """Fuzzing by hand: ``python -m tests.fuzz --runs 1000000 TARGET`` (or ``all``).
 
-With atheris (``pip install tunnelwrap[fuzz]``) inputs follow coverage; without it they are
-mutations of the seeds (``tests.fuzz.mutation``). Each target runs in a process of its own. An
-input that fails is printed: its hexadecimal belongs into the target's corpus file.
+With atheris (``pip install tunnelwrap[fuzz]``) the first inputs of a target follow coverage, for
+so many seconds as --guided says and at most half of all: tracing makes each ten times as slow.
+The others are blind mutations of the seeds and of what the first ones found; without atheris all
+are. A finding is an exception other than WireError, or memory that grows. An input that fails is
+printed: its hexadecimal belongs into the target's corpus file.
 """
 
 import argparse
 import importlib.util
-import random
 import re
 import subprocess
 import sys
@@ -16,18 +17,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-RSS_LIMIT_MB = 600
+from tests.fuzz.targets import TARGETS
+
 _HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
+
+
+class FindingError(Exception):
+    """What a worker has found."""
 
 
 def main() -> None:
     """Run targets, and end with status 1 if one failed."""
     options = _options()
-    if options.worker:
-        _work(options, Path(options.worker))
-        return
-    from tests.fuzz.targets import TARGETS  # noqa: PLC0415 (a worker instruments it first)
-
     names = list(TARGETS) if options.targets == ["all"] else options.targets
     unknown = [name for name in names if name not in TARGETS]
     if unknown:
@@ -38,83 +39,52 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__.splitlines()[0])
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("tests.fuzz", description=__doc__, formatter_class=layout)
     parser.add_argument("targets", nargs="+", metavar="TARGET", help="or: all")
     parser.add_argument("--runs", type=int, default=100_000, help="inputs for each target")
-    parser.add_argument("--seconds", type=int, default=0, help="at most; 0: no limit")
+    parser.add_argument("--guided", type=int, default=30, help="seconds that follow coverage")
+    parser.add_argument("--seconds", type=int, default=0, help="of blind ones at most; 0: no limit")
     parser.add_argument("--jobs", type=int, default=1, help="targets at the same time")
-    parser.add_argument("--blind", action="store_true", help="do not follow coverage: faster")
     parser.add_argument("--keep", type=Path, help="directory for what reaches new code")
-    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _run(name: str, options: argparse.Namespace) -> bool:
-    """One target in a process of its own; tells what came of it."""
+    """One target; tells what came of it."""
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep / name if options.keep else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tests.fuzz", "--worker", str(folder)]
-        command += [f"--runs={options.runs}", f"--seconds={options.seconds}", name]
-        command += ["--blind"] * options.blind
-        started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    took = time.monotonic() - started
-    if done.returncode == 0:
-        print(f"{name}: {_summary(output)}, {took:.0f} s", flush=True)
-    else:
-        print(f"{name}: FAILED\n{output[-6000:]}", flush=True)
-    return done.returncode == 0
-
-
-def _summary(output: str) -> str:
-    finished = re.search(r"Done (\d+) runs", output)
-    count = finished.group(1) if finished else "?"
-    last = re.findall(r"cov: (\d+).*?rss: (\d+)Mb", output)
-    reach = f", coverage {last[-1][0]}, {last[-1][1]} MB" if last else ""
-    return f"{count} inputs without a finding{reach}"
-
-
-def _work(options: argparse.Namespace, folder: Path) -> None:
-    name, runs, seconds = options.targets[0], options.runs, options.seconds
-    if _HAS_ATHERIS and not options.blind:
-        _work_guided(name, runs, seconds, folder)
-    else:
-        _work_blindly(name, runs, seconds)
-
-
-def _work_guided(name: str, runs: int, seconds: int, folder: Path) -> None:
-    import atheris  # noqa: PLC0415 (optional)
-
-    with atheris.instrument_imports(include=["tunnelwrap"]):
-        from tests.fuzz.targets import TARGETS  # noqa: PLC0415 (instrumented)
-    target = TARGETS[name]
-    for number, octets in enumerate(target.seeds()):
-        (folder / f"seed{number}").write_bytes(octets)
-    options = [f"-runs={runs}", f"-rss_limit_mb={RSS_LIMIT_MB}", "-max_len=4096", "-timeout=20"]
-    options += [f"-max_total_time={seconds}"] if seconds else []
-    atheris.Setup(
-        [sys.argv[0], *options, f"-artifact_prefix={folder}/failed-", str(folder)], target
-    )
-    atheris.Fuzz()
-
-
-def _work_blindly(name: str, runs: int, seconds: int) -> None:
-    from tests.fuzz.mutation import mutated  # noqa: PLC0415 (as above)
-    from tests.fuzz.targets import TARGETS  # noqa: PLC0415 (as above)
-
-    target, rng = TARGETS[name], random.Random(time.monotonic_ns())
-    seeds, started, count = target.seeds(), time.monotonic(), 0
-    while count < runs and (not seconds or time.monotonic() - started < seconds):
-        octets = mutated(rng, seeds)
         try:
-            target(octets)
-        except Exception:
-            print(f"failed on {octets.hex()}")
-            raise
-        count += 1
-    print(f"Done {count} runs")
+            told = _parts(name, options, folder)
+        except FindingError as finding:
+            print(f"{name}: FAILED\n{finding}", flush=True)
+            return False
+    print(f"{name}: {told}, {time.monotonic() - started:.0f} s", flush=True)
+    return True
+
+
+def _parts(name: str, options: argparse.Namespace, folder: Path) -> str:
+    guided, coverage = 0, "?"
+    if options.guided and _HAS_ATHERIS:
+        output = _worker("guided", name, folder, options.runs // 2, options.guided)
+        guided = int(re.findall(r"Done (\d+) runs", output)[-1])
+        coverage = (re.findall(r"cov: (\d+)", output) or [coverage])[-1]
+    output = _worker("blind", name, folder, options.runs - guided, options.seconds)
+    blind, rest = output.split(maxsplit=1)
+    told = f"{guided + int(blind)} inputs without a finding"
+    return f"{told}, {guided} of them guided to coverage {coverage}, the others {rest.strip()}"
+
+
+def _worker(kind: str, name: str, folder: Path, runs: int, seconds: int) -> str:
+    """A part in a process of its own; gives what it printed."""
+    command = [sys.executable, "-m", "tests.fuzz.worker", kind, name, str(folder)]
+    command += [str(runs), str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise FindingError((done.stdout + done.stderr)[-6000:])
+    return done.stderr if kind == "guided" else done.stdout
 
 
 if __name__ == "__main__":

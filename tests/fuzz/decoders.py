@@ -236,8 +236,11 @@ def _identity(octets: bytes) -> None:
     identity = Identity(octets[0], octets[1:])
     assert str(identity).isprintable()
     identity.canonical()
-    for pattern in ("%any", "*.example.org", "C=CH, O=Acme, CN=gw"):
-        IdentityPattern.parse(pattern).matches(identity)
+    for pattern in _PATTERNS:
+        pattern.matches(identity)
+
+
+_PATTERNS = tuple(map(IdentityPattern.parse, ("%any", "*.example.org", "C=CH, O=Acme, CN=gw")))
 
 
 def _identities() -> Iterator[bytes]:

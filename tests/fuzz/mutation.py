@@ -7,8 +7,9 @@ Mutation = Callable[[random.Random, Sequence[bytes]], bytes]
 
 
 def mutated(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """One input."""
-    return rng.choice(_MUTATIONS)(rng, seeds)
+    """One input; one in four is changed twice."""
+    once = rng.choice(_MUTATIONS)(rng, seeds)
+    return once if rng.randrange(4) else rng.choice(_MUTATIONS)(rng, (once, rng.choice(seeds)))
 
 
 def _whole(rng: random.Random, seeds: Sequence[bytes]) -> bytes:

@@ -1,10 +1,10 @@
 """Target: a function that takes octets and has one invariant, with octets to begin from."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.mutation import Mutation, mutated
 from tunnelwrap.errors import WireError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -18,16 +18,25 @@ class Target:
         name: on the command line and of the corpus file.
         run: raises WireError or nothing.
         samples: well-formed inputs.
+        mutate: makes an input of seeds.
     """
 
     name: str
     run: Callable[[bytes], None]
     samples: Callable[[], Iterable[bytes]]
+    mutate: Mutation = mutated
 
     def __call__(self, octets: bytes) -> None:
         """Run one input; whatever this raises is a finding."""
-        with suppress(WireError):
+        self.refuses(octets)
+
+    def refuses(self, octets: bytes) -> bool:
+        """Run one input; True where it was refused by a WireError."""
+        try:
             self.run(octets)
+        except WireError:
+            return True
+        return False
 
     @property
     def corpus(self) -> Path:

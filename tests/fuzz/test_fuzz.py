@@ -11,7 +11,6 @@ import tracemalloc
 
 import pytest
 
-from tests.fuzz.mutation import mutated
 from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
 
@@ -22,7 +21,7 @@ GROWTH = 200_000  # octets; a leak of one object for each input would be more
 
 def inputs(target: Target, count: int, seed: int = 1) -> list[bytes]:
     rng, seeds = random.Random(seed), target.seeds()
-    return [mutated(rng, seeds) for _ in range(count)]
+    return [target.mutate(rng, seeds) for _ in range(count)]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -74,5 +73,4 @@ def test_the_command_runs_a_target() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "sniff: 2" in done.stdout
-    assert "without a finding" in done.stdout
+    assert "sniff: 200 inputs without a finding" in done.stdout
