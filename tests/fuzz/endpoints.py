@@ -8,6 +8,7 @@ gets at most one datagram for one; and what an Endpoint holds does not grow.
 from collections.abc import Callable, Iterator
 
 from tests.fuzz import messages, stands
+from tests.fuzz.chains import mutated_messages
 from tests.fuzz.stands import Runner, Stand
 from tests.fuzz.target import Target
 
@@ -15,7 +16,7 @@ from tests.fuzz.target import Target
 def _endpoint(
     name: str, make: Callable[[], Stand], samples: Callable[[], Iterator[bytes]]
 ) -> Target:
-    return Target(f"endpoint_{name}", Runner(make), samples)
+    return Target(f"endpoint_{name}", Runner(make), samples, mutated_messages)
 
 
 ENDPOINT_TARGETS = (

@@ -175,9 +175,10 @@ def of_strangers() -> Iterator[bytes]:
 def of_responders() -> Iterator[bytes]:
     """What a client may get for its IKE_SA_INIT."""
     responder = ScriptedResponder(client(), gateway())
-    responder.answer_init()
+    answer = responder.answer_init_octets()
+    yield from (bytes([way]) + answer for way in (Way.RAW, Way.RAW | Way.LATER))
     first = clear(responder.first)
     for payloads in ((), *((payload,) for payload in PAYLOADS)):
-        answer = replace(first, is_response=True, is_initiator=False, payloads=payloads)
-        yield bytes([Way.RAW | Way.LATER]) + answer.encode()
+        refusal = replace(first, is_response=True, is_initiator=False, payloads=payloads)
+        yield bytes([Way.RAW | Way.LATER]) + refusal.encode()
     yield from of_strangers()

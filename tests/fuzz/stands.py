@@ -9,15 +9,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntFlag
+from functools import cache
 from ipaddress import ip_address
 from struct import unpack_from
 
 from tests.flows.scripted import Scripted, ScriptedInitiator, ScriptedResponder
+from tests.fuzz.snapshot import Snapshot
 from tests.kit.pair import NOW
 from tests.kit.policies import client, gateway, road_warrior
+from tunnelwrap.crypto.cipher import BoundCipher, Cipher
 from tunnelwrap.errors import UsageError
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import (
+    Answered,
     AskActivity,
     AskLease,
     Closed,
@@ -28,10 +32,10 @@ from tunnelwrap.ike.outputs import (
     Transmit,
 )
 from tunnelwrap.ike.policy import Limits
+from tunnelwrap.ike.sa import IkeSa
 from tunnelwrap.path import Carrier, Datagram, Path
 from tunnelwrap.wire.message import Fragment, IkeHeader, Message, encode_outer
 
-SPI_PLACES = slice(0, 16)
 MOST_CHANGES = 16  # before a Stand is made anew
 MOST_ANSWERS = 8  # to one datagram of an authentic peer, with time passing
 
@@ -65,15 +69,17 @@ class Stand:
     child: int | None = None  # inbound SPI
     sa: int | None = None  # the Endpoint's name for its IKE SA
     waiting_id: int = 0  # message ID that the Endpoint waits for a response to
-    is_over: bool = False  # its IKE SA is gone
+    spis: bytes = b""  # of its IKE SA
+    is_crowded: bool = False  # one IKE SA more or less is nothing to it
+    is_over: bool = False  # nothing more can come of it
 
-    def deliver(self, data: bytes) -> bool:
-        """Give it one input; True where it did anything at all but count and tell."""
+    def deliver(self, data: bytes) -> list[Output]:
+        """Give it one input; everything that comes of it."""
         way, rest = Way(data[0]), data[1:]
         outputs = self._wish(way)
         octets = self._octets(way, rest)
         if octets is None:
-            return bool(outputs)
+            return outputs
         path = replace(self.path, carrier=Carrier.TCP, id=7) if way & Way.STREAM else self.path
         self.endpoint.receive(Datagram(path, octets), self.now)
         answers = self.drain()
@@ -84,25 +90,33 @@ class Stand:
             self.endpoint.handle_timeout(self.now)
             outputs += self.drain()
         assert self.endpoint.next_timeout() is None or self.endpoint.next_timeout() > self.now
-        return any(not isinstance(output, Trace) for output in outputs)
+        return outputs
 
     def drain(self) -> list[Output]:
         """Everything it says, with its questions answered."""
-        outputs = self.endpoint.outputs()
-        for output in outputs:
-            if isinstance(output, AskLease):
+        said: list[Output] = []
+        while outputs := self.endpoint.outputs():
+            said += outputs
+            assert len(said) < 10 * MOST_ANSWERS
+            for output in outputs:
+                self._take(output)
+        return said
+
+    def _take(self, output: Output) -> None:
+        match output:
+            case AskLease():
                 self.endpoint.answer(output, LEASE, self.now)
-            elif isinstance(output, AskActivity):
+            case AskActivity():
                 self.endpoint.answer(output, None, self.now)
-            elif isinstance(output, Transmit):
+            case Transmit():
                 self._sent(IkeHeader.decode(output.datagram.octets))
-            elif isinstance(output, Closed):
-                self.is_over = self.peer is not None  # for strangers there is the next one
-            elif isinstance(output, InstallChildSa):
-                self.child = output.child.spi_in
-        more = self.endpoint.outputs()
-        assert len(outputs) + len(more) < 10 * MOST_ANSWERS
-        return outputs + more
+            case Answered():
+                self.endpoint.authenticate(output.sa, self.now)
+                self.is_over = True  # nobody has the keys
+            case Closed():
+                self.is_over = not self.is_crowded
+            case InstallChildSa():
+                self.sa, self.child = output.sa, output.child.spi_in
 
     def _sent(self, header: IkeHeader) -> None:
         if not header.is_response:
@@ -124,11 +138,9 @@ class Stand:
         return self.drain()
 
     def _octets(self, way: Way, rest: bytes) -> bytes | None:
-        if way & Way.RAW:
-            if way & Way.OWN_SPIS and self.peer is not None:
-                rest = self.peer.sa.spi_i + self.peer.sa.spi_r + rest[16:]
-            return rest
-        if self.peer is None or len(rest) < 2:
+        if way & Way.RAW or self.peer is None:
+            return self.spis + rest[len(self.spis) :] if way & Way.OWN_SPIS else rest
+        if len(rest) < 2:
             return None
         is_response = bool(way & Way.RESPONSE)
         expected = self.waiting_id if is_response else self.request_id
@@ -148,11 +160,16 @@ def seal(
     peer: Scripted, message: Message, first: int, chain: bytes, fragment: Fragment | None
 ) -> bytes:
     """A message of the peer with these octets inside SK or SKF."""
-    suite, keys, _ = peer.sa.agreed
-    cipher, is_initiator = suite.cipher(), peer.sa.is_initiator
-    pair = (keys.sk_ei, keys.sk_ai) if is_initiator else (keys.sk_er, keys.sk_ar)
+    cipher, bound = _cipher_of(peer.sa)
     aad = encode_outer(message, first, cipher.sealed_length(len(chain)), fragment)
-    return aad + cipher.bind(*pair).seal(aad, cipher.pad(chain), bytes(cipher.iv_length))
+    return aad + bound.seal(aad, cipher.pad(chain), bytes(cipher.iv_length))
+
+
+@cache
+def _cipher_of(sa: IkeSa) -> tuple[Cipher, BoundCipher]:
+    suite, keys, _ = sa.agreed
+    pair = (keys.sk_ei, keys.sk_ai) if sa.is_initiator else (keys.sk_er, keys.sk_ar)
+    return suite.cipher(), suite.cipher().bind(*pair)
 
 
 def _datagrams(outputs: list[Output]) -> int:
@@ -164,13 +181,13 @@ def gateway_of_strangers() -> Stand:
     limits, rng = Limits(half_open=6, cookie_threshold=2), random.Random(8)
     endpoint = Endpoint(rng.randbytes, lambda: NOW, connections=[gateway()], limits=limits)
     peer = ScriptedInitiator(client(), gateway())
-    return Stand(endpoint, None, peer.arrival, peer.now, 0)
+    return Stand(endpoint, None, peer.arrival, peer.now, 0, is_crowded=True)
 
 
 def client_in_init() -> Stand:
     """A client that waits for the response of IKE_SA_INIT."""
     peer = ScriptedResponder(client(), gateway())
-    return _stand(peer, None, 0)
+    return replace(_stand(peer, None, 0), spis=peer.first[:8] + bytes(range(8)))
 
 
 def gateway_in_auth() -> Stand:
@@ -209,32 +226,41 @@ def _established(peer: Scripted, request_id: int) -> Stand:
 
 
 def _stand(peer: Scripted, keyholder: Scripted | None, request_id: int) -> Stand:
-    return Stand(peer.endpoint, keyholder, peer.arrival, peer.now, request_id)
+    spis = peer.sa.spi_i + peer.sa.spi_r
+    return Stand(peer.endpoint, keyholder, peer.arrival, peer.now, request_id, spis=spis)
 
 
 class Runner:
-    """Gives inputs to a Stand, and makes a new one when it is over or has lived through enough.
+    """Gives inputs to a Stand, and takes a new one when it is over or has lived through enough.
 
     What fails may need what came before: the error names all that changed anything.
     """
 
     def __init__(self, make: Callable[[], Stand]) -> None:
         self._make = make
+        self._copies: Snapshot[Stand] | None = None
         self._stand: Stand | None = None
         self._history: list[bytes] = []
 
     def __call__(self, data: bytes) -> None:
         if not data:
             return
-        stand, self._stand = self._stand or self._make(), None
+        stand, self._stand = self._stand or self._new(), None
         try:
-            has_changed = stand.deliver(data)
+            outputs = stand.deliver(data)
         except Exception as error:
             before = " ".join(octets.hex() for octets in self._history)
             raise AssertionError(f"after {before or 'nothing'}: {error!r}") from error
-        if has_changed:
+        if any(not isinstance(output, Trace) for output in outputs):
             self._history.append(data)
         if stand.is_over or len(self._history) > MOST_CHANGES:
             self._history = []
         else:
             self._stand = stand
+
+    def _new(self) -> Stand:
+        """A copy: to come to a state again costs ten times as much."""
+        if self._copies is None:
+            first = self._make()
+            self._copies = Snapshot(first, first.peer)
+        return self._copies()

@@ -8,14 +8,26 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 
+from tests.fuzz import stands
+from tests.fuzz.snapshot import Snapshot
+from tests.fuzz.stands import Stand
 from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
 
 SECONDS_WORTH = {"endpoint": 150, "other": 600}  # inputs that take some 0.2 s
 MANY, MORE = 400, 1200
+STANDS = {
+    stands.gateway_of_strangers: "endpoint_strangers",
+    stands.client_in_init: "endpoint_client_in_init",
+    stands.gateway_in_auth: "endpoint_gateway_in_auth",
+    stands.client_in_auth: "endpoint_client_in_auth",
+    stands.gateway_established: "endpoint_gateway_established",
+    stands.client_established: "endpoint_client_established",
+}
 GROWTH = 200_000  # octets; a leak of one object for each input would be more
 
 
@@ -54,6 +66,21 @@ def test_inputs_leave_nothing_behind(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert after - before < GROWTH
+
+
+@pytest.mark.parametrize("make", STANDS, ids=STANDS.values())
+def test_a_copy_of_a_stand_does_what_the_stand_does_and_leaves_the_next_copy_alone(
+    make: Callable[[], Stand],
+) -> None:
+    target, first = TARGETS[STANDS[make]], make()
+    copy, probes = Snapshot(first, first.peer), target.seeds()[::8]
+
+    before = [copy().deliver(octets) for octets in probes]
+    for octets in filter(None, inputs(target, 100)):
+        copy().deliver(octets)
+
+    assert [make().deliver(octets) for octets in probes] == before
+    assert [copy().deliver(octets) for octets in probes] == before
 
 
 def test_a_target_notices_what_is_wrong() -> None:
