@@ -85,12 +85,16 @@ class Stand:
         answers = self.drain()
         assert self.peer is not None or _datagrams(answers) <= 1, "a stranger gets one for one"
         outputs += answers
-        if way & Way.LATER:
-            self.now += 40.0
-            self.endpoint.handle_timeout(self.now)
-            outputs += self.drain()
-        assert self.endpoint.next_timeout() is None or self.endpoint.next_timeout() > self.now
+        outputs += self._pass(40.0 if way & Way.LATER else 0.0)
+        due = self.endpoint.next_timeout()
+        assert due is None or due > self.now, "what is due is done once"
         return outputs
+
+    def _pass(self, seconds: float) -> list[Output]:
+        """Let time pass; what an input has made due at once is done without."""
+        self.now += seconds
+        self.endpoint.handle_timeout(self.now)
+        return self.drain()
 
     def drain(self) -> list[Output]:
         """Everything it says, with its questions answered."""

@@ -18,7 +18,7 @@ from tests.fuzz.stands import Stand
 from tests.fuzz.target import CORPUS, Target
 from tests.fuzz.targets import TARGETS
 
-SECONDS_WORTH = {"endpoint": 150, "other": 600}  # inputs that take some 0.2 s
+SECONDS_WORTH = {"endpoint": 300, "other": 600}  # inputs that take some 0.2 s
 MANY, MORE = 400, 1200
 STANDS = {
     stands.gateway_of_strangers: "endpoint_strangers",
@@ -73,7 +73,7 @@ def test_a_copy_of_a_stand_does_what_the_stand_does_and_leaves_the_next_copy_alo
     make: Callable[[], Stand],
 ) -> None:
     target, first = TARGETS[STANDS[make]], make()
-    copy, probes = Snapshot(first, first.peer), target.seeds()[::8]
+    copy, probes = Snapshot(first, first.peer), target.seeds()[::12]
 
     before = [copy().deliver(octets) for octets in probes]
     for octets in filter(None, inputs(target, 100)):
