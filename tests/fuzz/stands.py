@@ -81,7 +81,10 @@ class Stand:
         if octets is None:
             return outputs
         path = replace(self.path, carrier=Carrier.TCP, id=7) if way & Way.STREAM else self.path
+        unknown = self._unknown()
         self.endpoint.receive(Datagram(path, octets), self.now)
+        if self._unknown() > unknown and not way & Way.RAW:
+            self.is_over = True  # the IKE SA has a successor whose keys nobody has
         answers = self.drain()
         assert self.peer is not None or _datagrams(answers) <= 1, "a stranger gets one for one"
         outputs += answers
@@ -89,6 +92,9 @@ class Stand:
         due = self.endpoint.next_timeout()
         assert due is None or due > self.now, "what is due is done once"
         return outputs
+
+    def _unknown(self) -> int:
+        return self.endpoint.counters.get("dropped_unknown_spi", 0)
 
     def _pass(self, seconds: float) -> list[Output]:
         """Let time pass; what an input has made due at once is done without."""
