@@ -6,7 +6,7 @@ of the inputs is mutated octet by octet.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tests.fuzz.mutation import mutated
 from tests.fuzz.stands import FRAGMENT, Way
@@ -17,8 +17,7 @@ _NEVER_NEXT = (46, 53)  # what follows SK and SKF is ciphertext
 _PLAUSIBLE = (*range(33, 49), 0, 49, 54, 200)  # types of payloads
 
 
-@dataclass(frozen=True)
-class _Payload:
+class _Payload(NamedTuple):
     type: int
     flags: int
     body: bytes
