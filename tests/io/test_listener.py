@@ -516,7 +516,8 @@ async def test_a_port_that_is_taken() -> None:
     before = descriptors()
     with socket.create_server(("127.0.0.2", 0)) as other:
         port = other.getsockname()[1]
-        addresses = [LOCALHOST, type(LOCALHOST)("127.0.0.2")]
+        # Not 127.0.0.1, where other programs have ports, too.
+        addresses = [type(LOCALHOST)(f"127.0.0.{number}") for number in (9, 2)]
         with pytest.raises(TransportError, match=rf"TCP 127\.0\.0\.2:{port}: Address already in"):
             Listener(addresses, port, lambda *_: None)
     assert descriptors() == before
