@@ -130,6 +130,10 @@ class ChildSaNotFound(Refusal):
 
     notify = NotifyType.CHILD_SA_NOT_FOUND
 
+    def __init__(self, message: str, protocol: int, spi: bytes) -> None:
+        super().__init__(message, spi)
+        self.protocol = protocol
+
 
 class Redirected(Refusal):
     """Not here: another gateway serves this peer. RFC 5685 §3."""

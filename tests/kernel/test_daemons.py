@@ -15,19 +15,21 @@ pytestmark = pytest.mark.kernel
 
 PLANES = ("kernel", "userspace")
 INNER, INNER_6 = "10.20.0.2", "fd20::2"
-GATEWAY: Toml = {
-    "pools": None,
-    "connections": {
-        "clients": {"pool": None, "child": {"peer_ts": [f"{INNER}/32", f"{INNER_6}/128"]}}
-    },
-}
-CLIENT: Toml = {
-    "connection": {
-        "requests_ipv4": False,
-        "requests_ipv6": False,
-        "child": {"local_ts": [f"{INNER}/32", f"{INNER_6}/128"]},
-    }
-}
+
+
+def gateway_toml(**child: object) -> Toml:
+    """A gateway without pools, and what its Child SAs are to be."""
+    allowed = {"peer_ts": [f"{INNER}/32", f"{INNER_6}/128"], **child}
+    return {"pools": None, "connections": {"clients": {"pool": None, "child": allowed}}}
+
+
+def client_toml(**child: object) -> Toml:
+    """A client with an address of its own."""
+    wanted = {"local_ts": [f"{INNER}/32", f"{INNER_6}/128"], **child}
+    return {"connection": {"requests_ipv4": False, "requests_ipv6": False, "child": wanted}}
+
+
+GATEWAY, CLIENT = gateway_toml(), client_toml()
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,19 @@ def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
 
 def planes_of(daemon: Daemon) -> list[object]:
     return [child["data_plane"] for sa in daemon.sas for child in sa["child_sas"]]
+
+
+def test_ah_between_daemons(net: Hosts) -> None:
+    gateway = net.serve(gateway_toml(ah=["sha256-x25519"]))
+    over_udp: Toml = {"client": {"carriers": ["udp"]}}
+    client = net.connect({**client_toml(ah=["sha256-x25519"]), **over_udp})
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+
+    for daemon in (client, gateway):
+        ((child,),) = [sa["child_sas"] for sa in daemon.sas]
+        assert (child["protocol"], child["esp_suite"]) == ("AH", "sha256-esn")
+        assert (child["data_plane"], child["packets_in"]) == ("kernel", 3)
 
 
 @pytest.mark.parametrize("ours", PLANES)

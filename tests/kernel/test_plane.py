@@ -10,13 +10,24 @@ The planes run in this process, in the event loop of the test; ping runs on the 
 import asyncio
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from tests.kit.netns import Namespace, wire
-from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, SUITES, child_of, selectors
+from tests.unit.dataplane.samples import (
+    AH_SUITES,
+    FAR,
+    FAR_6,
+    NEAR,
+    NEAR_6,
+    SUITES,
+    child_of,
+    selectors,
+)
 from tunnelwrap.dataplane import Trap
 from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
@@ -116,6 +127,32 @@ async def on(host: Namespace, *command: str) -> str:
     return printed.decode()
 
 
+@asynccontextmanager
+async def captured(end: Host, wanted: str) -> AsyncIterator[list[str]]:
+    """What comes and goes on the wire, a line for each packet."""
+    command = end.host.command("tcpdump", "-l", "-n", "-v", "-i", "eth0", wanted)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    assert process.stderr is not None
+    await process.stderr.readuntil(b"listening on")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(_gather(process.stdout, lines))
+        try:
+            yield lines
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _gather(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    while line := await stream.readline():
+        if b"AH(" in line:
+            lines.append(line.decode())
+
+
 async def answered(end: Host, source: str, target: str, count: int = 2) -> int:
     """How many pings come back."""
     pause = ["-i", "0.01", "-W", "1", "-c", str(count)]
@@ -162,17 +199,73 @@ async def test_suites(ends: Ends, suite: str, *, uses_esn: bool) -> None:
 
 
 async def test_a_suite_is_tried_out_before_it_is_promised() -> None:
-    assert why_not([child_of(suite=name).suite for name in SUITES]) is None
+    assert why_not([child_of(suite=name).suite for name in (*SUITES, *AH_SUITES)]) is None
+
+
+HOSTS = {"local": selectors(f"{OUTER[0]}/32"), "peer": selectors(f"{OUTER[1]}/32")}
 
 
 async def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
-    hosts = {"local": selectors(f"{OUTER[0]}/32"), "peer": selectors(f"{OUTER[1]}/32")}
-    install(ends, mode=Mode.TRANSPORT, **hosts)
+    install(ends, mode=Mode.TRANSPORT, **HOSTS)
 
     assert await answered(ends[0], OUTER[0], OUTER[1]) == 2
     assert ends[1].plane.counters(0x1001).packets_in == 2
     printed = await on(ends[0].host, "ip", "xfrm", "state")
     assert printed.count("mode transport") == 2
+
+
+@pytest.mark.rfc("4302", "2.6")
+@pytest.mark.rfc("4302", "3.1.2")
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+@pytest.mark.parametrize("suite", ["ah-sha256", "ah-sha1", "ah-sha512"])
+async def test_ah_travels_bare(ends: Ends, ways: tuple[str, str], suite: str) -> None:
+    install(ends, ways, suite=suite)
+
+    async with captured(ends[1], "ip proto 51 or ip6 proto 51") as lines:
+        assert await answered(ends[0], NEAR, FAR) == 2
+        assert await answered(ends[0], NEAR_6, FAR_6) == 2
+        await until(lambda: len(lines) == 8)
+
+    assert ends[1].plane.counters(0x1001).packets_in == 4
+    assert [end.statistics() for end in ends] == [{}, {}]
+    icv = child_of(suite=suite).suite.icv_length
+    # RFC 4302 §2.2: its length is a multiple of 4 octets in IPv4, of 8 in IPv6, less 2 words
+    words = (12 + icv) // 4 if ways is OUTER else (12 + icv + 7) // 8 * 2
+    assert {int(re.findall(r"length=(\d+)", line)[0]) for line in lines} == {words - 2}
+
+
+@pytest.mark.rfc("4302", "2.5.1")
+@pytest.mark.rfc("4302", "3.1.1")
+@pytest.mark.parametrize("uses_esn", [False, True])
+async def test_ah_in_transport_mode(ends: Ends, *, uses_esn: bool) -> None:
+    install(ends, suite="ah-sha256", mode=Mode.TRANSPORT, uses_esn=uses_esn, **HOSTS)
+
+    assert await answered(ends[0], OUTER[0], OUTER[1]) == 2
+    assert ends[1].plane.counters(0x1001).packets_in == 2
+    printed = await on(ends[0].host, "ip", "xfrm", "state")
+    assert printed.count("proto ah") == printed.count("mode transport") == 2
+
+
+@pytest.mark.rfc("4302", "3.4.4")
+async def test_ah_with_another_key_is_dropped(ends: Ends) -> None:
+    install(ends, suite="ah-sha256")
+    ends[0].plane.remove(0x1000)
+    ours = child_of(0, suite="ah-sha256")
+    ends[0].install(replace(ours, keys_out=ours.keys_in))
+
+    assert await answered(ends[0], NEAR, FAR) == 0
+    assert ends[1].plane.counters(0x1001).packets_in == 0
+    assert ends[1].statistics() == {"XfrmInStateProtoError": 2}
+
+
+@pytest.mark.rfc("4302", "3.4.2")
+async def test_esp_and_ah_may_have_the_same_spi(ends: Ends) -> None:
+    install(ends, suite="ah-sha256")
+    ours = child_of(0, local=selectors("10.1.0.1/32"), peer=selectors("10.2.0.1/32"))
+    # the peer has given its AH and its ESP the same
+    ends[0].install(replace(ours, spi_in=0x2000))
+
+    assert len(await states(ends[0])) == 4
 
 
 async def test_what_was_not_agreed_is_dropped_coming_in(ends: Ends) -> None:

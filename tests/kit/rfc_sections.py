@@ -17,6 +17,7 @@ TITLES = {
     "8247": "Algorithms of IKEv2",
     "8221": "Algorithms of ESP",
     "4303": "ESP",
+    "4302": "AH",
     "3948": "ESP in UDP",
 }
 
@@ -250,6 +251,24 @@ SECTIONS = {
         "6": "ESP and AH authentication algorithms",
         "7": "ESP and AH compression algorithms",
         "10": "Security",
+    },
+    "4302": {
+        "2": "Authentication header format",
+        "2.3": "Reserved",
+        "2.4": "Security parameters index (SPI)",
+        "2.5": "Sequence number",
+        "2.5.1": "Extended (64-bit) sequence number",
+        "2.6": "Integrity check value (ICV)",
+        "3.3.2": "Sequence number generation",
+        "3.3.3.1": "Handling mutable fields",
+        "3.3.3.2.2": "Implicit packet padding and ESN",
+        "3.3.4": "Fragmentation",
+        "3.4.1": "Reassembly",
+        "3.4.2": "Security association lookup",
+        "3.4.3": "Sequence number verification",
+        "3.4.4": "Integrity check value verification",
+        "4": "Auditing",
+        "5": "Conformance requirements",
     },
     "4303": {
         "2": "Encapsulating security payload packet format",

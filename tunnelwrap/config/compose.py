@@ -16,7 +16,7 @@ from tunnelwrap.config.model import (
     Peer,
 )
 from tunnelwrap.config.selectors import parse_selector
-from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.config.suites import parse_ah, parse_esp, parse_ike
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.x509 import TrustStore
 from tunnelwrap.demux.listener import Limits as StreamLimits
@@ -161,7 +161,7 @@ def _peer(peer: Peer, psk: Secret | None) -> PeerAuthentication:
 def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:
     return ChildPolicy(
         name=name,
-        proposals=tuple(parse_esp(text) for text in child.esp),
+        proposals=(*map(parse_ah, child.ah or ()), *map(parse_esp, child.esp or ())),
         ts_local=tuple(parse_selector(text) for text in child.local_ts),
         ts_peer=tuple(parse_selector(text) for text in child.peer_ts),
         mode=Mode(child.mode),

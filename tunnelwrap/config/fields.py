@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.config.selectors import parse_selector
-from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.config.suites import parse_ah, parse_esp, parse_ike
 from tunnelwrap.demux.routing import Backend
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.path import Carrier
@@ -220,12 +220,14 @@ _check_identity = _parsed_by(Identity.parse, "a name, mail address, IP address o
 _check_pattern = _parsed_by(IdentityPattern.parse, "%any, *.domain, *@domain or an identity")
 _check_ike = _parsed_by(parse_ike, "an IKE suite such as aes256gcm16-prfsha384-ecp384")
 _check_esp = _parsed_by(parse_esp, "an ESP suite such as aes256gcm16-x25519")
+_check_ah = _parsed_by(parse_ah, "an AH suite such as sha256-x25519")
 _check_selector = _parsed_by(parse_selector, "a network such as 10.20.0.0/24")
 
 IdentityText = Annotated[str, PlainValidator(_check_identity)]
 PatternText = Annotated[str, PlainValidator(_check_pattern)]
 IkeSuiteText = Annotated[str, PlainValidator(_check_ike)]
 EspSuiteText = Annotated[str, PlainValidator(_check_esp)]
+AhSuiteText = Annotated[str, PlainValidator(_check_ah)]
 SelectorText = Annotated[str, PlainValidator(_check_selector)]
 
 # --- lists -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tunnelwrap.config.credentials import (
 )
 from tunnelwrap.config.fields import (
     Address,
+    AhSuiteText,
     BackendAddress,
     CarrierName,
     EspSuiteText,
@@ -84,6 +85,11 @@ def hard_after(values: Mapping[str, object]) -> float:
     return max(rekey_s * GRACE, rekey_s + MIN_GRACE_S) if rekey_s else 0
 
 
+def esp_unless_ah(values: Mapping[str, object]) -> tuple[str, ...] | None:
+    """What is offered where nothing is said of ESP: nothing of it beside AH."""
+    return None if values["ah"] else DEFAULT_ESP
+
+
 class Section(BaseModel):
     """A table of the file."""
 
@@ -123,7 +129,8 @@ class Peer(Section):
 class Child(Section):
     """The Child SA: what the tunnel carries, and how long its keys last."""
 
-    esp: Some[EspSuiteText] = DEFAULT_ESP
+    ah: Some[AhSuiteText] | None = None
+    esp: Some[EspSuiteText] | None = Field(default_factory=esp_unless_ah)
     mode: Literal["tunnel", "transport"] = "tunnel"
     rekey_s: Lifetime = _CHILD_LIFETIME.rekey_s or 0.0
     hard_s: Lifetime = Field(default_factory=hard_after)
@@ -133,6 +140,12 @@ class Child(Section):
     hard_packets: Amount = _CHILD_LIFETIME.hard_packets or 0
     replay_window_packets: Annotated[int, Field(ge=32, le=65536)] = 1024
     idle_s: Lifetime = 0.0
+
+    @model_validator(mode="after")
+    def _has_one_protocol(self) -> Self:
+        if self.ah and self.esp:
+            raise wrong("one of esp, ah", "there are both")
+        return self
 
     @model_validator(mode="after")
     def _ends_after_rekey(self) -> Self:
@@ -443,3 +456,9 @@ class ClientFile(Section):
 
     client: Client = Field(description="a table with the gateway to connect to")
     connection: ClientConnection = Field(description="a table with local, peer and their proofs")
+
+    @model_validator(mode="after")
+    def _carries_ah(self) -> Self:
+        if self.connection.child.ah and self.client.carriers != (Carrier.UDP,):
+            raise wrong('client.carriers = ["udp"] beside ah', "no stream can carry AH")
+        return self

@@ -87,13 +87,14 @@ _IKE_KEYWORDS: Final = {
     **{name: Transform(TransformType.PRF, key, None) for key, name in PRF_NAMES.items()},
 }
 
-_ESP_KEYWORDS: Final = {
-    **_ENCR,
+_AH_KEYWORDS: Final = {
     **_COMMON,
     "none": Transform(TransformType.KE, KeMethod.NONE, None),
     "esn": Transform(TransformType.ESN, Esn.ESN, None),
     "noesn": Transform(TransformType.ESN, Esn.NO_ESN, None),
 }
+
+_ESP_KEYWORDS: Final = {**_ENCR, **_AH_KEYWORDS}
 
 
 def parse_ike(text: str) -> Proposal:
@@ -125,6 +126,20 @@ def parse_esp(text: str) -> Proposal:
     if not _of_type(transforms, TransformType.ESN):
         transforms += [_ESP_KEYWORDS["esn"], _ESP_KEYWORDS["noesn"]]
     return _proposal(text, ProtocolId.ESP, transforms)
+
+
+def parse_ah(text: str) -> Proposal:
+    """A proposal for AH SAs: integrity, and what ``parse_esp`` takes besides. RFC 7296 §3.3.3.
+
+    Raises:
+        ConfigError: a keyword is unknown, or integrity is missing.
+    """
+    transforms = _transforms(text, _AH_KEYWORDS)
+    if not _of_type(transforms, TransformType.ESN):
+        transforms += [_AH_KEYWORDS["esn"], _AH_KEYWORDS["noesn"]]
+    if not _of_type(transforms, TransformType.INTEG):
+        raise ConfigError([f"{text!r} has no integrity, add for example sha256"])
+    return _ordered(ProtocolId.AH, transforms)
 
 
 def _transforms(text: str, keywords: dict[str, Transform]) -> list[Transform]:
@@ -161,6 +176,10 @@ def _proposal(text: str, protocol: ProtocolId, transforms: list[Transform]) -> P
         transforms = [each for each in transforms if each.type != TransformType.INTEG]
     elif not _of_type(transforms, TransformType.INTEG):
         raise ConfigError([f"{text!r} has no integrity, add for example sha256"])
+    return _ordered(protocol, transforms)
+
+
+def _ordered(protocol: ProtocolId, transforms: list[Transform]) -> Proposal:
     return Proposal(1, protocol, b"", tuple(sorted(transforms, key=attrgetter("type"))))
 
 

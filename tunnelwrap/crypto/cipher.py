@@ -119,6 +119,12 @@ def supported_integ(integ_id: int) -> bool:
     return integ_id in _INTEGRITIES
 
 
+def integrity_lengths(integ_id: int) -> tuple[int, int]:
+    """Lengths of the key and of the ICV of a supported integrity algorithm."""
+    row = _INTEGRITIES[integ_id]
+    return row.key_length, row.icv_length
+
+
 def is_aead(encr_id: int) -> bool:
     """Whether a supported encryption protects integrity by itself."""
     return encr_id in _ENCRYPTIONS and _ENCRYPTIONS[encr_id].icv_length > 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from tunnelwrap.crypto.prf import Prf
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite, IkeSuite
+from tunnelwrap.crypto.suite import ChildSuite, IkeSuite
 from tunnelwrap.iana import Prf as PrfId
 
 
@@ -94,7 +94,7 @@ def child_keymat(  # noqa: PLR0913 (the formula has six inputs beside the length
 
 
 def child_keys(  # noqa: PLR0913 (the formula has seven inputs)
-    suite: EspSuite,
+    suite: ChildSuite,
     prf: Prf,
     sk_d: Secret,
     n_i: bytes,
@@ -107,7 +107,8 @@ def child_keys(  # noqa: PLR0913 (the formula has seven inputs)
 
     Returns:
         Encryption and integrity key of what the initiator of the exchange sends, then both of
-        what the responder sends. An AEAD's salt is the end of its encryption key.
+        what the responder sends. An AEAD's salt is the end of its encryption key; AH has no
+        encryption keys, and theirs are empty.
     """
     lengths = (suite.encryption_key_length, suite.integrity_key_length) * 2
     material = child_keymat(prf, sk_d, n_i, n_r, sum(lengths), shared, additional=additional)

@@ -4,12 +4,12 @@ The names are those of strongSwan's proposal strings; ``config.suites`` reads wh
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-from tunnelwrap.crypto.cipher import Cipher, is_esp_only
+from tunnelwrap.crypto.cipher import Cipher, integrity_lengths, is_esp_only, supported_integ
 from tunnelwrap.crypto.prf import Prf
 from tunnelwrap.errors import NoProposalChosen
-from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, TransformType, name_of
+from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, ProtocolId, TransformType, name_of
 from tunnelwrap.iana import Prf as PrfId
 from tunnelwrap.wire.proposal import Proposal, Transform
 
@@ -124,6 +124,8 @@ class IkeSuite:
 class EspSuite:
     """The transforms that protect a pair of ESP SAs; lengths in octets. RFC 7296 §3.3.2."""
 
+    PROTOCOL: ClassVar = ProtocolId.ESP
+
     encr: int
     key_bits: int | None
     integ: int | None  # None with an AEAD
@@ -185,10 +187,72 @@ class EspSuite:
 
     def __str__(self) -> str:
         names = [_encr_name(self.encr, self.key_bits), *_integ_name(self.integ)]
-        if self.ke is not None:
-            names.append(_ke_name(self.ke))
-        names += [additional_ke_name(*each) for each in self.additional_ke]
-        return "-".join([*names, "esn" if self.uses_esn else "noesn"])
+        return "-".join([*names, *_names_behind(self)])
+
+
+@dataclass(frozen=True, slots=True)
+class AhSuite:
+    """The transforms that protect a pair of AH SAs; lengths in octets. RFC 4302."""
+
+    PROTOCOL: ClassVar = ProtocolId.AH
+
+    integ: int
+    ke: int | None  # None: keys come from SK_d alone
+    uses_esn: bool
+    additional_ke: tuple[tuple[int, int], ...] = ()  # transform type and method, in their order
+
+    @classmethod
+    def from_proposal(cls, proposal: Proposal) -> "AhSuite":
+        """The suite of a chosen proposal: at most one transform of each type.
+
+        Raises:
+            NoProposalChosen: INTEG or ESN is missing, or there is a choice left.
+        """
+        integ = _need(proposal, TransformType.INTEG).id
+        if not supported_integ(integ):
+            raise NoProposalChosen(f"{name_of(Integ, integ)} does not protect AH")
+        ke = _id_or_none(proposal, TransformType.KE)
+        uses_esn = _need(proposal, TransformType.ESN).id == Esn.ESN
+        return cls(integ, ke, uses_esn, _additional_ke(proposal))
+
+    @property
+    def encryption_key_length(self) -> int:
+        """There is no encryption, and no key for it."""
+        return 0
+
+    @property
+    def integrity_key_length(self) -> int:
+        """Length of the INTEG key."""
+        return integrity_lengths(self.integ)[0]
+
+    @property
+    def icv_length(self) -> int:
+        """Length of the integrity check value."""
+        return integrity_lengths(self.integ)[1]
+
+    def __str__(self) -> str:
+        return "-".join([*_integ_name(self.integ), *_names_behind(self)])
+
+
+ChildSuite = EspSuite | AhSuite
+"""What protects a pair of SAs."""
+
+
+def child_suite(proposal: Proposal) -> ChildSuite:
+    """The suite of a chosen proposal for a Child SA.
+
+    Raises:
+        NoProposalChosen: something is missing, or there is a choice left.
+    """
+    kind = AhSuite if proposal.protocol == ProtocolId.AH else EspSuite
+    return kind.from_proposal(proposal)
+
+
+def _names_behind(suite: ChildSuite) -> list[str]:
+    """Key exchanges and ESN, which ESP and AH have in common."""
+    first = [] if suite.ke is None else [_ke_name(suite.ke)]
+    more = [additional_ke_name(*each) for each in suite.additional_ke]
+    return [*first, *more, "esn" if suite.uses_esn else "noesn"]
 
 
 def _need(proposal: Proposal, kind: TransformType) -> Transform:

@@ -416,6 +416,7 @@ class Driver:
             policy.mode,
             policy.ts_local or selectors_of(local),
             policy.ts_peer or selectors_of((live.path.peer.ip,)),
+            policy.proposals[0].protocol,
         )
         transport = self._existing_transport(live.path)
         self._plane.trap(trap, transport, partial(self._acquired, demand))

@@ -1,6 +1,6 @@
 """Which data plane a daemon has: what the kernel can do is tried out, not guessed.
 
-auto       the kernel for UDP if it has ESP with all suites asked for, userspace for the rest
+auto       the kernel for UDP if it has all suites asked for, userspace for the rest
 kernel     the same, and an error where it has not
 userspace  this process, with any kernel
 """
@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.tun import Tun
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback, tag_of, why_not
 from tunnelwrap.errors import Unsupported
-from tunnelwrap.iana import TransformType
+from tunnelwrap.iana import ProtocolId, TransformType
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
 
@@ -67,11 +67,14 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         bridges_streams: whether "kernel" is meant for streams, too.
 
     Raises:
-        Unsupported: the kernel is asked for and cannot.
+        Unsupported: the kernel is asked for, or AH, and it cannot.
         DataPlaneError: the kernel refuses.
     """
     loop = asyncio.get_running_loop()
-    why = "as configured" if wanted == "userspace" else why_not(suites_of(policies))
+    suites = suites_of(policies)
+    why = "as configured" if wanted == "userspace" else why_not(suites)
+    if why is not None and any(isinstance(suite, AhSuite) for suite in suites):
+        raise Unsupported(f"AH needs the kernel's data plane, which is not to be had: {why}")
     if why is not None and wanted == "kernel":
         raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
     userspace = UserspacePlane(tun, loop, listeners.on_expire, inner_mtu, listeners.on_elsewhere)
@@ -84,7 +87,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     return Chosen(mixed, "kernel", "for UDP; userspace for streams", kernel_esp=True)
 
 
-def suites_of(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:
+def suites_of(policies: Iterable[ConnectionPolicy]) -> list[ChildSuite]:
     """Every encryption with every integrity that may come out of the proposals, once."""
     found = (
         suite
@@ -95,11 +98,14 @@ def suites_of(policies: Iterable[ConnectionPolicy]) -> list[EspSuite]:
     return list(dict.fromkeys(found))
 
 
-def _suites_of(proposal: Proposal) -> Iterator[EspSuite]:
+def _suites_of(proposal: Proposal) -> Iterator[ChildSuite]:
     ids = [(each.type, each.id, each.key_bits) for each in proposal.transforms]
     integs: list[int | None] = [
         number for kind, number, _ in ids if kind == TransformType.INTEG and number
     ]
+    if proposal.protocol == ProtocolId.AH:
+        yield from (AhSuite(integ, None, uses_esn=True) for integ in integs if integ)
+        return
     encrs = [(number, bits) for kind, number, bits in ids if kind == TransformType.ENCR]
     for (encr, bits), integ in product(encrs, integs or [None]):
         yield EspSuite(encr, bits, integ, None, uses_esn=True)

@@ -13,6 +13,7 @@ from struct import Struct
 from typing import IO, Final
 
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.crypto.suite import AhSuite
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.iana import Encr, Integ
 from tunnelwrap.ike.child_sa import ChildSa, SaKeys
@@ -116,7 +117,9 @@ class Recorder:
         self._write(IKE_TABLE, ",".join((*spis, *ciphers, *checks)))
 
     def child_keys(self, child: ChildSa) -> None:
-        """Write down the keys of a Child SA, one line for each direction."""
+        """Write down the keys of a Child SA, one line for each direction; AH hides nothing."""
+        if isinstance(child.suite, AhSuite):
+            return
         encr, integ = _ESP_ENCR.get(child.suite.encr), _ESP_INTEG.get(child.suite.integ)
         if encr is None or integ is None:
             self._miss(ESP_TABLE, str(child.suite))

@@ -51,6 +51,7 @@ def _child_sa(driver: Driver, child: ChildSa, now: float) -> dict[str, object]:
         "data_plane": driver.plane_of(child.spi_in),
         "spi_in": f"{child.spi_in:08x}",
         "spi_out": f"{child.spi_out:08x}",
+        "protocol": child.protocol.name,
         "esp_suite": str(child.suite),
         "local_ts": _texts(child.ts_local),
         "peer_ts": _texts(child.ts_peer),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tunnelwrap.iana import ProtocolId
 from tunnelwrap.ike.child_sa import ChildSa, Mode
 from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
@@ -49,6 +50,7 @@ class Trap:
     mode: Mode
     ts_local: tuple[TrafficSelector, ...]
     ts_peer: tuple[TrafficSelector, ...]
+    protocol: int = ProtocolId.ESP
 
 
 AcquireCallback = Callable[[], None]

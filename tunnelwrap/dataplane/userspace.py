@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.dataplane import (
     AcquireCallback,
     ElsewhereCallback,
@@ -72,6 +72,8 @@ PAUSE_S: Final = 0.001  # until a congested transport is asked again
 HELD_MOST: Final = 32  # packets that wait for the Child SA of a trap
 HELD_S: Final = 5.0  # how long they wait; then the next one calls for it again
 
+AH_FIXED: Final = 12  # octets before the ICV. RFC 4302 §2
+
 HEADERS_V4: Final = 40  # of IP and TCP without options, which the MSS does not count
 HEADERS_V6: Final = 60
 
@@ -80,8 +82,10 @@ _spi = Struct(">I").unpack_from
 _log = logging.getLogger(__name__)
 
 
-def tun_mtu_for(max_datagram: int, suite: EspSuite) -> int:
+def tun_mtu_for(max_datagram: int, suite: ChildSuite) -> int:
     """The MTU with which every inner packet fits a datagram of that size."""
+    if isinstance(suite, AhSuite):
+        return max_datagram - (AH_FIXED + suite.icv_length + 7) // 8 * 8
     return inner_limit(max_datagram, suite)
 
 
@@ -98,15 +102,22 @@ class _Pair:
         "max_datagram",
         "outbound",
         "selectors",
+        "suite",
         "transport",
         "window",
     )
 
     def __init__(
-        self, child: ChildSa, transport: Transport, drops: Counter[str], progress: Progress | None
+        self,
+        child: ChildSa,
+        suite: EspSuite,
+        transport: Transport,
+        drops: Counter[str],
+        progress: Progress | None,
     ) -> None:
-        suite, uses_esn = child.suite, child.uses_esn
+        uses_esn = child.uses_esn
         self.child = child
+        self.suite = suite
         self.transport = transport
         self.outbound = OutboundSa(child.spi_out, suite, child.keys_out, uses_esn=uses_esn)
         window = ReplayWindow(child.replay_window, uses_esn=uses_esn)
@@ -130,7 +141,7 @@ class _Pair:
         size = self.transport.max_datagram
         if size != self.max_datagram:
             self.max_datagram = size
-            self.longest = inner_limit(size, self.child.suite)
+            self.longest = inner_limit(size, self.suite)
 
 
 class _Held:
@@ -213,16 +224,19 @@ class UserspacePlane:
         ``progress`` is how far it is, if it comes from another plane.
 
         Raises:
-            DataPlaneError: ``spi_in`` is taken, or the suite or mode is unknown here.
+            DataPlaneError: ``spi_in`` is taken, or protocol, suite or mode are unknown here.
         """
         if child.spi_in in self._pairs:
             raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
         if child.mode is not Mode.TUNNEL:
             raise Unsupported("transport mode needs the kernel's data plane")
+        suite = child.suite
+        if isinstance(suite, AhSuite):
+            raise Unsupported("AH needs the kernel's data plane")
         try:
-            pair = _Pair(child, transport, self._drops, progress)
+            pair = _Pair(child, suite, transport, self._drops, progress)
         except UsageError as error:
-            raise Unsupported(f"no userspace ESP with {child.suite}") from error
+            raise Unsupported(f"no userspace ESP with {suite}") from error
         self._pairs[child.spi_in] = pair
         self._count_transports()
         if use_outbound:

@@ -31,14 +31,14 @@ from typing import Final
 from zlib import crc32
 
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import ChildSuite
 from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCounters, Trap
 from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
 from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
 from tunnelwrap.dataplane.xfrm_streams import StreamPorts
-from tunnelwrap.dataplane.xfrm_suite import esp_algorithms
+from tunnelwrap.dataplane.xfrm_suite import child_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
     Acquire,
     Direction,
@@ -50,6 +50,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     Limits,
     Mapping,
     PolicyFlag,
+    Proto,
     Replay,
     SaFlag,
     SaId,
@@ -58,6 +59,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     XfrmMode,
 )
 from tunnelwrap.errors import DataPlaneError, KernelRefused, Unsupported, UsageError
+from tunnelwrap.iana import ProtocolId
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys
 from tunnelwrap.path import IpAddress, SocketAddress
 from tunnelwrap.path import Path as NetworkPath
@@ -70,6 +72,7 @@ SKIPPED: Final = 1024
 """Sequence numbers left out when an outbound SA is replaced, for packets sent meanwhile."""
 
 _MODES: Final = {Mode.TUNNEL: XfrmMode.TUNNEL, Mode.TRANSPORT: XfrmMode.TRANSPORT}
+_PROTOS: Final[dict[int, Proto]] = {ProtocolId.ESP: Proto.ESP, ProtocolId.AH: Proto.AH}
 _TAG_SHIFT: Final = 16
 _FIRST_TAG: Final = 0x7400
 _TAGS: Final = 0x0400
@@ -85,7 +88,7 @@ MappingCallback = Callable[[int, SocketAddress], None]
 _log = logging.getLogger(__name__)
 
 
-def why_not(suites: Iterable[EspSuite]) -> str | None:
+def why_not(suites: Iterable[ChildSuite]) -> str | None:
     """Why the kernel cannot be the data plane for all of these suites; None: it can.
 
     It is asked to take an SA of each, which leads nowhere and is deleted at once.
@@ -106,17 +109,18 @@ def tag_of(instance: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Between which addresses the ESP packets of a Child SA travel."""
+    """Between which addresses the packets of a Child SA travel."""
 
     local: SocketAddress
     peer: SocketAddress
     is_encapsulated: bool  # in UDP
 
     @classmethod
-    def of(cls, transport: Transport) -> "Ends":
-        """Those of a path on UDP."""
+    def of(cls, transport: Transport, protocol: int) -> "Ends":
+        """Those of a path on UDP; AH is bare on any. RFC 7296 §2.23."""
         path = transport.path
-        return cls(path.local, path.peer, path.has_marker)
+        is_esp = protocol == ProtocolId.ESP
+        return cls(path.local, path.peer, path.has_marker and is_esp)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,14 +152,19 @@ class _Pair:
         return self.child.mode
 
     @property
+    def proto(self) -> Proto:
+        """Likewise."""
+        return _PROTOS[self.child.protocol]
+
+    @property
     def inbound(self) -> SaId:
         """Where packets come to."""
-        return SaId(self.ends.local.ip, self.child.spi_in)
+        return SaId(self.ends.local.ip, self.child.spi_in, self.proto)
 
     @property
     def outbound(self) -> SaId:
         """Where packets go to."""
-        return SaId(self.ends.peer.ip, self.child.spi_out)
+        return SaId(self.ends.peer.ip, self.child.spi_out, self.proto)
 
 
 @dataclass(slots=True, eq=False)
@@ -178,6 +187,11 @@ class _Trap:
     def mode(self) -> Mode:
         """That of the Child SA to come."""
         return self.trap.mode
+
+    @property
+    def proto(self) -> Proto:
+        """Likewise."""
+        return _PROTOS[self.trap.protocol]
 
 
 _Holder = _Pair | _Trap
@@ -259,7 +273,7 @@ class KernelPlane:
         flows = kernel_flows(child.ts_local, child.ts_peer)
         request_id = self._request_ids.take(_kind_of(child))
         try:
-            ends = self._ends(child.spi_in, transport)
+            ends = self._ends(child, transport)
         except DataPlaneError:
             self._request_ids.give_back(_kind_of(child))
             raise
@@ -292,7 +306,7 @@ class KernelPlane:
     def move(self, spi_in: int, transport: Transport) -> None:
         """Send the packets of a Child SA by another path; sequence numbers go on."""
         pair = self._pairs.get(spi_in)
-        ends = self._ends(spi_in, transport) if pair is not None else None
+        ends = self._ends(pair.child, transport) if pair is not None else None
         if pair is None or ends is None or ends == pair.ends:
             return
         old, pair.ends = copy(pair), ends
@@ -349,7 +363,7 @@ class KernelPlane:
         self.untrap(trap.name)
         flows = kernel_flows(trap.ts_local, trap.ts_peer)
         request_id = self._request_ids.take(trap)
-        new = _Trap(trap, flows, Ends.of(transport), request_id, on_acquire)
+        new = _Trap(trap, flows, Ends.of(transport, trap.protocol), request_id, on_acquire)
         self._traps[trap.name] = new
         try:
             self._policies.hold_last(new, Direction.OUT)
@@ -430,13 +444,15 @@ class KernelPlane:
         self._monitor.close()
         self._xfrm.close()
 
-    def _ends(self, spi_in: int, transport: Transport) -> Ends:
+    def _ends(self, child: ChildSa, transport: Transport) -> Ends:
         """Where the kernel meets the packets of a Child SA."""
         if not transport.path.carrier.is_reliable:
-            return Ends.of(transport)
+            return Ends.of(transport, child.protocol)
+        if child.protocol != ProtocolId.ESP:  # RFC 9329 §3.2
+            raise Unsupported("no stream can carry AH")
         if self._streams is None:
             raise Unsupported("the kernel takes no ESP from streams here")
-        port = self._streams.enter(spi_in, transport)
+        port = self._streams.enter(child.spi_in, transport)
         return Ends(port.entrance, port.alias, is_encapsulated=True)
 
     def _add_inbound(self, sa: KernelSa, progress: Progress | None) -> None:
@@ -680,7 +696,7 @@ class _RequestIds:
 
 def _kind_of(child: ChildSa) -> object:
     """Child SAs with the same selectors are of one."""
-    return child.ts_local, child.ts_peer, child.mode
+    return child.ts_local, child.ts_peer, child.mode, child.protocol
 
 
 def _inbound_directions(child: ChildSa) -> tuple[Direction, ...]:
@@ -704,15 +720,21 @@ def _sa(pair: _Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
         id=sa_id,
         source=near.ip,
         mode=_MODES[child.mode],
-        algorithms=esp_algorithms(child.suite, child.keys_out if is_outbound else child.keys_in),
+        algorithms=child_algorithms(child.suite, child.keys_out if is_outbound else child.keys_in),
         replay=Replay(1 if is_outbound else child.replay_window, child.uses_esn),
         reqid=pair.request_id,
         encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
         limits=Limits(
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
         ),
-        flags=SaFlag.NO_PMTU_DISCOVERY,
+        flags=_flags(sa_id),
     )
+
+
+def _flags(sa_id: SaId) -> SaFlag:
+    """AH aligns to 4 octets in IPv4, which the kernel does only if it is told. RFC 4302 §2.2."""
+    is_aligned = sa_id.proto is Proto.AH and sa_id.destination.version == 4
+    return SaFlag.NO_PMTU_DISCOVERY | SaFlag.ALIGN4 if is_aligned else SaFlag.NO_PMTU_DISCOVERY
 
 
 def _template(holder: _Holder, direction: Direction) -> Template:
@@ -723,7 +745,7 @@ def _template(holder: _Holder, direction: Direction) -> Template:
         spi = holder.child.spi_out if isinstance(holder, _Pair) else 0
     else:
         source, destination, spi = _anywhere(ends.peer.ip), _anywhere(ends.local.ip), 0
-    return Template(source, destination, mode, holder.request_id, spi=spi)
+    return Template(source, destination, mode, holder.request_id, holder.proto, spi)
 
 
 def _free_template(holder: _Holder) -> Template:
@@ -749,17 +771,17 @@ def _remove_left_behind(xfrm: XfrmSocket, tag: int) -> None:
         _log.info("removed what a former run left: %d SAs and %d policies", sas, policies)
 
 
-def _try_out(xfrm: XfrmSocket, suite: EspSuite) -> None:
+def _try_out(xfrm: XfrmSocket, suite: ChildSuite) -> None:
     keys = SaKeys(
         Secret(os.urandom(suite.encryption_key_length)),
         Secret(os.urandom(suite.integrity_key_length)),
     )
     spi = int.from_bytes(os.urandom(4)) | _HIGH_SPI
     sa = KernelSa(
-        id=SaId(_NOWHERE, spi),
+        id=SaId(_NOWHERE, spi, _PROTOS[suite.PROTOCOL]),
         source=_NOWHERE,
         mode=XfrmMode.TUNNEL,
-        algorithms=esp_algorithms(suite, keys),
+        algorithms=child_algorithms(suite, keys),
         replay=Replay(_WIDE_WINDOW, suite.uses_esn),
     )
     try:

@@ -7,7 +7,7 @@ RFC 4106 §8.1, RFC 4309 §7.1, RFC 4543 §5.1, RFC 7634 §2, RFC 3686 §5.1.
 from typing import Final
 
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.dataplane.xfrm_values import Algorithm, Algorithms
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.iana import Encr, Integ
@@ -40,6 +40,17 @@ INTEGRITIES: Final[dict[int, str]] = {
 
 DEFLATE: Final = Algorithms(compression=Algorithm("deflate", Secret(b"")))
 """Of an IPComp SA. RFC 2394."""
+
+
+def child_algorithms(suite: ChildSuite, keys: SaKeys) -> Algorithms:
+    """What an ESP or AH SA computes.
+
+    Raises:
+        Unsupported: the kernel has no name for it.
+    """
+    if isinstance(suite, AhSuite):
+        return ah_algorithms(suite.integ, keys, suite.icv_length)
+    return esp_algorithms(suite, keys)
 
 
 def esp_algorithms(suite: EspSuite, keys: SaKeys) -> Algorithms:

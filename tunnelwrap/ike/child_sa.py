@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import ChildSuite
+from tunnelwrap.iana import ProtocolId
 from tunnelwrap.path import Path
 from tunnelwrap.wire.payloads import TrafficSelector
 
@@ -36,7 +37,7 @@ class SaLimits:
 
 @dataclass(frozen=True, slots=True)
 class ChildSa:
-    """A negotiated pair of ESP SAs. RFC 7296 §1.2, RFC 4301 §4.4.2.
+    """A negotiated pair of ESP or AH SAs. RFC 7296 §1.2, RFC 4301 §4.4.2.
 
     ``ts_local`` and ``ts_peer`` are seen from this host: an outbound packet has its source in
     ``ts_local`` and its destination in ``ts_peer``. ``spi_in`` (ours, what the peer writes into
@@ -47,7 +48,7 @@ class ChildSa:
     peer: str  # the authenticated identity, for logs and status
     spi_in: int
     spi_out: int
-    suite: EspSuite
+    suite: ChildSuite
     keys_in: SaKeys
     keys_out: SaKeys
     uses_esn: bool
@@ -57,3 +58,8 @@ class ChildSa:
     path: Path
     replay_window: int  # packets
     limits: SaLimits
+
+    @property
+    def protocol(self) -> ProtocolId:
+        """ESP or AH: an SPI is one of it. RFC 4301 §4.1."""
+        return self.suite.PROTOCOL

@@ -10,9 +10,10 @@ from ipaddress import ip_network
 from tunnelwrap.crypto.ke import LocalKey, initiate
 from tunnelwrap.crypto.keymat import child_keys
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import ChildSuite, child_suite
 from tunnelwrap.errors import InvalidKe, InvalidSyntax, TsUnacceptable
 from tunnelwrap.iana import KeMethod, NotifyType, PayloadType, ProtocolId, TransformType, name_of
+from tunnelwrap.ike import bare
 from tunnelwrap.ike.additional_ke import respond_with, shared_secret
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
 from tunnelwrap.ike.negotiate import (
@@ -48,7 +49,7 @@ class Agreement:
     """What both sides settled; the keys follow from it, once every key exchange is done."""
 
     policy: ChildPolicy
-    suite: EspSuite
+    suite: ChildSuite
     spi_in: int
     spi_out: int
     ts_local: tuple[TrafficSelector, ...]
@@ -122,7 +123,7 @@ class ChildOffer:
             raise InvalidSyntax(f"the peer chose other traffic selectors: {error}") from error
         return Agreement(
             self.policy,
-            EspSuite.from_proposal(proposals[0]),
+            child_suite(proposals[0]),
             self.spi_in,
             _spi(proposals[0]),
             ts_local,
@@ -169,7 +170,8 @@ def answer_child(
     offers, ts_i, ts_r = _essentials(message)
     configured = without_ke(policy.proposals) if in_ike_auth else policy.proposals
     chosen = choose_proposal(offers, configured)
-    mode, suite, spi_out = _mode(message, policy), EspSuite.from_proposal(chosen), _spi(chosen)
+    mode, suite, spi_out = _mode(message, policy), child_suite(chosen), _spi(chosen)
+    bare.check_way(suite.PROTOCOL, sa.path, sa.nat)
     seen_i, seen_r = _behind_nats(sa, ts_i, ts_r) if mode is Mode.TRANSPORT else (ts_i, ts_r)
     ts_peer = narrow(seen_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
     ts_local = narrow(seen_r, policy.ts_local or selectors_of(sa.local_addresses()))
@@ -284,8 +286,9 @@ def _at(selectors: Selectors, address: IpAddress) -> Selectors:
 
 def _spi(proposal: Proposal) -> int:
     spi = int.from_bytes(proposal.spi, "big")
-    if proposal.protocol != ProtocolId.ESP or len(proposal.spi) != 4 or spi == 0:
-        raise InvalidSyntax(f"SPI {proposal.spi.hex()} is none for ESP")
+    if len(proposal.spi) != 4 or spi == 0:
+        name = name_of(ProtocolId, proposal.protocol)
+        raise InvalidSyntax(f"SPI {proposal.spi.hex()} is none for {name}")
     return spi
 
 

@@ -77,9 +77,12 @@ class Children:
         """The Child SA with this inbound SPI."""
         return self._table.get(spi_in)
 
-    def find_outbound(self, spi_out: int) -> Child | None:
+    def find_outbound(self, protocol: int, spi_out: int) -> Child | None:
         """The Child SA with this outbound SPI: how the peer names it. RFC 7296 §1.3.3."""
-        return next((c for c in self._table.values() if c.sa.spi_out == spi_out), None)
+        named = (protocol, spi_out)
+        return next(
+            (c for c in self._table.values() if (c.sa.protocol, c.sa.spi_out) == named), None
+        )
 
     def install(
         self,

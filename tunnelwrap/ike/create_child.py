@@ -204,7 +204,7 @@ class RekeyChild:
         self.crossed = self.crossed or _begun_rekey(sa, self.spi_in)
         spi = self.spi_in.to_bytes(4, "big")
         return [
-            Notify.of(NotifyType.REKEY_SA, protocol=ProtocolId.ESP, spi=spi),
+            Notify.of(NotifyType.REKEY_SA, protocol=child.sa.protocol, spi=spi),
             *self._ask.payloads(sa, child.policy),
         ]
 
@@ -635,12 +635,13 @@ def _begin(
 
 
 def _answer_rekey_child(sa: IkeSa, message: Message, notify: Notify, now: float) -> list[Payload]:
-    old = sa.children.find_outbound(int.from_bytes(notify.spi, "big"))
+    old = sa.children.find_outbound(notify.protocol, int.from_bytes(notify.spi, "big"))
     exchange = under_way(sa)
     if old is None and isinstance(exchange, CreateChild | RekeyChild):
         raise TemporaryFailure("our own exchange may be about this Child SA")
     if old is None or old.successor is not None or old.state is ChildState.REKEYED:
-        raise ChildSaNotFound(f"no Child SA with outbound SPI {notify.spi.hex()}", notify.spi)
+        name = f"{name_of(ProtocolId, notify.protocol)} SPI {notify.spi.hex()}"
+        raise ChildSaNotFound(f"no Child SA with outbound {name}", notify.protocol, notify.spi)
     if old.state is ChildState.DELETING:
         raise TemporaryFailure("the Child SA is being deleted")
     crosses = isinstance(exchange, RekeyChild) and exchange.spi_in == old.sa.spi_in
@@ -711,7 +712,7 @@ def _begun_ike(sa: IkeSa) -> BegunIke | None:
 
 def _ended_early(sa: IkeSa, child: ChildSa) -> bool:
     """True where the peer's delete of a Child SA has overtaken the response that makes it."""
-    if child.spi_out not in sa.ended_early:
+    if (child.protocol, child.spi_out) not in sa.ended_early:
         return False
     sa.context.withdraw_spi(child.spi_in)
     return True

@@ -43,7 +43,7 @@ class DeleteChild:
         if child is None or child.state is ChildState.DELETING:
             return None
         child.become(ChildState.DELETING)
-        return [Delete(ProtocolId.ESP, (self._spi_in.to_bytes(4, "big"),))]
+        return [Delete(child.sa.protocol, (self._spi_in.to_bytes(4, "big"),))]
 
     def on_response(self, sa: IkeSa, message: Message, now: float) -> Next:  # noqa: ARG002 (contract)
         """The peer has let go of it."""
@@ -90,7 +90,7 @@ def answer(sa: IkeSa, message: Message, now: float) -> list[Payload]:
     return [
         payload
         for delete in message.all(Delete)
-        if delete.protocol == ProtocolId.ESP
+        if delete.protocol in {ProtocolId.ESP, ProtocolId.AH}
         for payload in _delete_children(sa, delete, now)
     ]
 
@@ -102,13 +102,14 @@ def deletes_ike(message: Message) -> bool:
 
 def _delete_children(sa: IkeSa, delete: Delete, now: float) -> list[Payload]:
     ours = []
-    for spi in delete.spis:
-        child = sa.children.find_outbound(int.from_bytes(spi, "big"))
+    for octets in delete.spis:
+        spi = int.from_bytes(octets, "big")
+        child = sa.children.find_outbound(delete.protocol, spi)
         if child is None:  # or not yet: the response that has it may be lost on its way
-            sa.ended_early.add(int.from_bytes(spi, "big"))
+            sa.ended_early.add((delete.protocol, spi))
             continue
         # where our own delete crosses, each side already names its half. RFC 7296 §1.4.1
         if child.state is not ChildState.DELETING:
             ours.append(child.sa.spi_in.to_bytes(4, "big"))
         sa.children.end(child, now)
-    return [Delete(ProtocolId.ESP, tuple(ours))] if ours else []
+    return [Delete(delete.protocol, tuple(ours))] if ours else []

@@ -20,7 +20,7 @@ from tunnelwrap.errors import (
     Refusal,
     WireError,
 )
-from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId, name_of
+from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, name_of
 from tunnelwrap.ike import (
     crash,
     create_child,
@@ -381,7 +381,7 @@ def _answer(sa: IkeSa, message: Message, path: Path, now: float) -> None:
 
 def _notify_of(refusal: Refusal) -> Notify:
     if isinstance(refusal, ChildSaNotFound):  # names the Child SA as the request did
-        return Notify.of(refusal.notify, protocol=ProtocolId.ESP, spi=refusal.data)
+        return Notify.of(refusal.notify, protocol=refusal.protocol, spi=refusal.data)
     return Notify.of(refusal.notify, refusal.data)
 
 
@@ -474,7 +474,8 @@ def _fail(sa: IkeSa, exchange: Exchange, error: PeerRefused | Refusal, now: floa
         sa.requests.completed()
         _send_request(sa, CloseIke(str(error), error.notify), [Notify.of(error.notify)], now)
     hint = HINTS.get(error.notify, "") if isinstance(error, PeerRefused) else ""
-    if error.notify == NotifyType.NO_PROPOSAL_CHOSEN and isinstance(exchange, SaInit):
+    is_about_ike = isinstance(error, PeerRefused) and isinstance(exchange, SaInit)
+    if error.notify == NotifyType.NO_PROPOSAL_CHOSEN and is_about_ike:
         hint += ": " + ", ".join(str(p) for p in sa.chosen_policy.proposals)
     sa.close(str(error), notify=error.notify, hint=hint)
 

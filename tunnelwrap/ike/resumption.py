@@ -18,7 +18,7 @@ from tunnelwrap.errors import (
     TicketRefused,
 )
 from tunnelwrap.iana import ExchangeType, NotifyType
-from tunnelwrap.ike import redirect
+from tunnelwrap.ike import bare, redirect
 from tunnelwrap.ike.negotiate import is_allowed
 from tunnelwrap.ike.outputs import Answered
 from tunnelwrap.ike.policy import ConnectionPolicy
@@ -156,6 +156,7 @@ class SessionResume(SaInit):
         Raises:
             PeerRefused: the responder says no.
             InvalidSyntax: what it says makes no sense.
+            NoProposalChosen: we want AH, which does not come through here.
         """
         after_cookie = self.follow_cookie(message)
         if after_cookie is not None:
@@ -169,10 +170,11 @@ class SessionResume(SaInit):
         nonce = message.find(Nonce)
         if nonce is None or message.spi_r == _NO_SPI:
             raise InvalidSyntax(f"{message} lacks a nonce or an SPI")
-        sa.spi_r = message.spi_r
+        nat = detect_nat(message, sa.path)
+        bare.check_policy(sa.chosen_policy.child, sa.path, nat)
+        sa.spi_r, sa.nat = message.spi_r, nat
         octets = (self.request_octets, self.response_octets)
         _resume(sa, self._held.session, (self.nonce, nonce.data), octets)
-        sa.nat = detect_nat(message, sa.path)
         sa.fragmentation.is_agreed = knows_fragments(message)
         float_if_needed(sa)
         sa.context.emit(Answered(sa.id, sa.path))

@@ -182,7 +182,8 @@ class IkeSa:
     peer_identity: Identity | None  # who it has proved to be
     lease_local: Lease | None
     lease_peer: Lease | None
-    ended_early: set[int]  # outbound SPIs that were deleted before the response that has them
+    ended_early: set[tuple[int, int]]  # protocol and outbound SPI of what was deleted before the
+    # response that makes it
     reauthenticates: int | None  # the name of the IKE SA that this one shall replace
     reauth_at: float | None  # when the proofs of identity are too old
     peer_follows_redirects: bool  # RFC 5685

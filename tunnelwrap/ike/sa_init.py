@@ -19,7 +19,7 @@ from tunnelwrap.errors import (
     Refusal,
 )
 from tunnelwrap.iana import CertEncoding, ExchangeType, KeMethod, NotifyType, TransformType, name_of
-from tunnelwrap.ike import childless, redirect
+from tunnelwrap.ike import bare, childless, redirect
 from tunnelwrap.ike.additional_ke import Intermediate
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
@@ -93,6 +93,7 @@ class SaInit:
         Raises:
             PeerRefused: the responder says no.
             InvalidSyntax: what it says makes no sense.
+            NoProposalChosen: we want AH, which does not come through here.
         """
         restart = self._restarted(sa, message)
         if restart is not None:
@@ -190,9 +191,10 @@ class SaInit:
             chosen,
             uses_ppk,
         )
-        sa.spi_r = message.spi_r
+        nat = detect_nat(message, sa.path)
+        bare.check_policy(sa.chosen_policy.child, sa.path, nat)
+        sa.spi_r, sa.nat = message.spi_r, nat
         install_keys(sa, suite, handshake, shared)
-        sa.nat = detect_nat(message, sa.path)
         sa.fragmentation.is_agreed = knows_fragments(message)
         float_if_needed(sa)
 
@@ -266,7 +268,7 @@ def install_seed(sa: IkeSa, suite: IkeSuite, handshake: Handshake, seed: Secret)
 
 def float_if_needed(sa: IkeSa) -> None:
     """Go on by UDP port 4500 where ESP must be in UDP. RFC 7296 §2.23."""
-    encapsulates = sa.context.forces_encapsulation or sa.nat.local or sa.nat.peer
+    encapsulates = bare.forces_encapsulation(sa) or sa.nat.local or sa.nat.peer
     if sa.floats_to is not None and encapsulates:
         sa.path, sa.floats_to = sa.floats_to, None
 
@@ -300,7 +302,7 @@ def abilities(sa: IkeSa) -> list[Payload]:
     """NAT detection, and the hashes that we know. RFC 7296 §2.23, RFC 7427 §4."""
     hashes = b"".join(h.to_bytes(2, "big") for h in OUR_HASHES)
     source = sa.path.local
-    if sa.context.forces_encapsulation and not sa.path.carrier.is_reliable:
+    if bare.forces_encapsulation(sa) and not sa.path.carrier.is_reliable:
         # a source that cannot match makes the peer see a NAT and encapsulate ESP in UDP
         source = SocketAddress(type(source.ip)(0), 0)
     fragments = Notify.of(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)  # RFC 7383 §2.3

@@ -18,7 +18,7 @@ from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
 from tunnelwrap.config.compose import connection_policies, limits
 from tunnelwrap.config.load import load, load_gateway
 from tunnelwrap.config.selectors import parse_selector
-from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_esp, parse_ike
+from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_ah, parse_esp, parse_ike
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import (
@@ -190,6 +190,15 @@ def test_a_gateway_ends_what_is_idle(tmp_path: Path) -> None:
     policy = policies_of(tmp_path, text)[0]
 
     assert (policy.child.on_demand, policy.child.idle_s) == (False, 60.0)
+
+
+def test_ah_takes_the_place_of_esp(tmp_path: Path) -> None:
+    text = changed(CLIENT, "[connection]\n", '[connection]\nchild = {ah = ["sha256-x25519"]}\n')
+    text = changed(text, "[client]\n", '[client]\ncarriers = ["udp"]\n')
+
+    (policy,) = policies_of(tmp_path, text)
+
+    assert policy.child.proposals == (parse_ah("sha256-x25519"),)
 
 
 def test_zero_is_never(tmp_path: Path) -> None:

@@ -261,6 +261,13 @@ WRONG = {
         '[connection]\nchild = {esp = ["aes256"]}': "connection.child.esp[0]: found 'aes256',"
         " expected an ESP suite such as aes256gcm16-x25519 ('aes256' has no integrity, add for"
         " example sha256)",
+        '[connection]\nchild = {ah = ["aes256-sha256"]}': "connection.child.ah[0]: found"
+        " 'aes256-sha256', expected an AH suite such as sha256-x25519 (unknown algorithm 'aes256'"
+        " in 'aes256-sha256', did you mean sha256?)",
+        '[connection]\nchild = {ah = ["sha256"], esp = ["aes256gcm16"]}': "connection.child:"
+        " expected one of esp, ah (there are both)",
+        '[connection]\nchild = {ah = ["sha256"]}': 'expected client.carriers = ["udp"] beside ah'
+        " (no stream can carry AH)",
         '[connection]\nchild = {peer_ts = ["10.1.2.3/8"]}': "connection.child.peer_ts[0]: found"
         " '10.1.2.3/8', expected a network such as 10.20.0.0/24 ('10.1.2.3/8': 10.1.2.3/8 has host"
         " bits set)",

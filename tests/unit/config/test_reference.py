@@ -27,7 +27,16 @@ WITHOUT_DEFAULT = {
     *(
         f"{table}.{key}"
         for table in ("connection", "connections.clients")
-        for key in ("psk", "psk_file", "psk_env", "ppk_id", "ppk", "ppk_file", "ppk_env")
+        for key in (
+            "psk",
+            "psk_file",
+            "psk_env",
+            "ppk_id",
+            "ppk",
+            "ppk_file",
+            "ppk_env",
+            "child.ah",
+        )
     ),
 }
 """Keys of which the reference shows an example, for nothing counts where they are left out."""

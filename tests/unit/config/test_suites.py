@@ -2,8 +2,8 @@
 
 import pytest
 
-from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_esp, parse_ike
-from tunnelwrap.crypto.suite import EspSuite, IkeSuite
+from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_ah, parse_esp, parse_ike
+from tunnelwrap.crypto.suite import AhSuite, EspSuite, IkeSuite
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, Prf, ProtocolId, TransformType
 from tunnelwrap.wire.proposal import Proposal
@@ -136,6 +136,34 @@ def test_ike_mistakes(text: str, cause: str) -> None:
 def test_esp_mistakes(text: str, cause: str) -> None:
     with pytest.raises(ConfigError, match=cause):
         parse_esp(text)
+
+
+@pytest.mark.rfc("7296", "3.3.3")
+@pytest.mark.parametrize(
+    ("text", "transforms"),
+    [
+        ("sha256", [(INTEG, 12), (ESN, 1), (ESN, 0)]),
+        ("sha256-sha1-x25519-none-noesn", [(INTEG, 12), (INTEG, 2), (KE, 31), (KE, 0), (ESN, 0)]),
+        ("x25519-aesxcbc-ke1_mlkem768-esn", [(INTEG, 5), (KE, 31), (ESN, 1), (6, 36)]),
+    ],
+)
+def test_ah(text: str, transforms: list[tuple[int, ...]]) -> None:
+    proposal = parse_ah(text)
+    assert flat(proposal) == transforms
+    assert (proposal.number, proposal.protocol, proposal.spi) == (1, ProtocolId.AH, b"")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"), [("x25519", "no integrity"), ("aes256-sha256", "'aes256'"), ("", "''")]
+)
+def test_ah_mistakes(text: str, cause: str) -> None:
+    with pytest.raises(ConfigError, match=cause):
+        parse_ah(text)
+
+
+@pytest.mark.parametrize("text", ["sha512-noesn", "aesxcbc-ecp256-ke1_mlkem768-esn"])
+def test_an_ah_suite_reads_what_it_prints(text: str) -> None:
+    assert str(AhSuite.from_proposal(parse_ah(text))) == text
 
 
 def test_all_unknown_words_at_once() -> None:

@@ -11,8 +11,10 @@ from tunnelwrap.crypto.suite import (
     INTEG_NAMES,
     KE_NAMES,
     PRF_NAMES,
+    AhSuite,
     EspSuite,
     IkeSuite,
+    child_suite,
 )
 from tunnelwrap.errors import NoProposalChosen, UsageError
 from tunnelwrap.iana import Encr, Esn, Integ, KeMethod, Prf, ProtocolId, TransformType
@@ -21,6 +23,7 @@ from tunnelwrap.wire.proposal import Proposal, Transform
 GCM = Transform(TransformType.ENCR, Encr.AES_GCM_16, 256)
 CBC = Transform(TransformType.ENCR, Encr.AES_CBC, 128)
 SHA256 = Transform(TransformType.INTEG, Integ.HMAC_SHA2_256_128, None)
+XCBC = Transform(TransformType.INTEG, Integ.AES_XCBC_96, None)
 NO_INTEG = Transform(TransformType.INTEG, Integ.NONE, None)
 PRF384 = Transform(TransformType.PRF, Prf.HMAC_SHA2_384, None)
 X25519 = Transform(TransformType.KE, KeMethod.CURVE25519, None)
@@ -111,6 +114,35 @@ def test_esp_lengths(suite: EspSuite, lengths: tuple[int, ...]) -> None:
 def test_ike_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform, ...]) -> None:
     with pytest.raises(NoProposalChosen, match="expected 1"):
         ike(*transforms)
+
+
+@pytest.mark.parametrize(
+    ("transforms", "text", "lengths"),
+    [
+        ((SHA256, ESN), "sha256-esn", (0, 32, 16)),
+        ((XCBC, NO_KE, NO_ESN), "aesxcbc-noesn", (0, 16, 12)),
+        ((SHA256, X25519, KE1, ESN), "sha256-x25519-ke1_mlkem768-esn", (0, 32, 16)),
+    ],
+)
+def test_ah_suite(
+    transforms: tuple[Transform, ...], text: str, lengths: tuple[int, int, int]
+) -> None:
+    suite = child_suite(Proposal(1, ProtocolId.AH, b"", transforms))
+    assert isinstance(suite, AhSuite)
+    assert str(suite) == text
+    assert suite.uses_esn is (ESN in transforms)
+    keys = suite.encryption_key_length, suite.integrity_key_length
+    assert (*keys, suite.icv_length) == lengths
+
+
+@pytest.mark.rfc("7296", "3.3.3")
+@pytest.mark.parametrize(
+    "transforms",
+    [(), (SHA256,), (ESN,), (NO_INTEG, ESN), (SHA256, XCBC, ESN), (SHA256, ESN, NO_ESN)],
+)
+def test_ah_proposals_that_leave_a_choice_or_a_gap(transforms: tuple[Transform, ...]) -> None:
+    with pytest.raises(NoProposalChosen, match=r"expected 1|NONE does not protect AH"):
+        child_suite(Proposal(1, ProtocolId.AH, b"", transforms))
 
 
 @pytest.mark.rfc("7296", "3.3.3")

@@ -9,7 +9,7 @@ from scapy.packet import Packet
 
 from tests.kit.carriers import path_of
 from tunnelwrap.crypto.secret import Secret
-from tunnelwrap.crypto.suite import EspSuite
+from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.iana import Encr, Integ
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
 from tunnelwrap.path import Carrier
@@ -41,13 +41,29 @@ SUITES = {
 }
 
 
+AH_SUITES = {
+    "ah-sha1": Integ.HMAC_SHA1_96,
+    "ah-aesxcbc": Integ.AES_XCBC_96,
+    "ah-sha256": Integ.HMAC_SHA2_256_128,
+    "ah-sha384": Integ.HMAC_SHA2_384_192,
+    "ah-sha512": Integ.HMAC_SHA2_512_256,
+}
+
+
 def suite_of(name: str, *, uses_esn: bool = True) -> EspSuite:
     """A suite by its strongSwan name."""
     encr, key_bits, integ = SUITES[name]
     return EspSuite(encr, key_bits, integ, None, uses_esn)
 
 
-def keys_of(suite: EspSuite, seed: int = 1) -> SaKeys:
+def child_suite_of(name: str, *, uses_esn: bool = True) -> ChildSuite:
+    """The same, or one of AH."""
+    if name in AH_SUITES:
+        return AhSuite(AH_SUITES[name], None, uses_esn)
+    return suite_of(name, uses_esn=uses_esn)
+
+
+def keys_of(suite: ChildSuite, seed: int = 1) -> SaKeys:
     """Keys of the lengths that a suite needs."""
     encryption = bytes((seed + n) & 0xFF for n in range(suite.encryption_key_length))
     integrity = bytes((seed + 100 + n) & 0xFF for n in range(suite.integrity_key_length))
@@ -75,7 +91,7 @@ def child_of(
     mode: Mode = Mode.TUNNEL,
 ) -> ChildSa:
     """One side (0 near, 1 far) of a pair of SAs; ``local`` and ``peer`` as the near side says."""
-    chosen = suite_of(suite, uses_esn=uses_esn)
+    chosen = child_suite_of(suite, uses_esn=uses_esn)
     ends = [
         local or selectors("10.1.0.0/16", "fd01::/16"),
         peer or selectors("10.2.0.0/16", "fd02::/16"),
