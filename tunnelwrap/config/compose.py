@@ -5,15 +5,16 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
-from tunnelwrap.config.load import File
 from tunnelwrap.config.model import (
     ClientChild,
     ClientFile,
     Connection,
     Gateway,
     GatewayChild,
+    GatewayFile,
     Local,
     Peer,
+    StreamPorts,
 )
 from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.config.suites import parse_ah, parse_esp, parse_ike
@@ -39,7 +40,7 @@ from tunnelwrap.ike.policy import (
 )
 
 
-def connection_policies(file: File) -> tuple[ConnectionPolicy, ...]:
+def connection_policies(file: GatewayFile | ClientFile) -> tuple[ConnectionPolicy, ...]:
     """The connections of a configuration; a client has one, named for its gateway."""
     if isinstance(file, ClientFile):
         connection = file.connection
@@ -74,18 +75,18 @@ def limits(gateway: Gateway) -> Limits:
     )
 
 
-def stream_limits(gateway: Gateway, descriptors: int) -> StreamLimits:
-    """What those who come by TCP may cost a gateway, on each port.
+def stream_limits(own: StreamPorts, descriptors: int) -> StreamLimits:
+    """What those who come by TCP may cost, on each port.
 
     Who is sent on to a server has two descriptors: all of them together get half of what there is.
     """
-    allowed = StreamLimits(gateway.strangers, gateway.strangers_per_address)
-    ports = max(len(gateway.tcp_ports) + len(gateway.tls_ports), 1)
+    allowed = StreamLimits(own.strangers, own.strangers_per_address)
+    ports = max(len(own.tcp_ports) + len(own.tls_ports), 1)
     return replace(allowed, forwarded=min(allowed.forwarded, descriptors // 4 // ports))
 
 
-def routing(gateway: Gateway) -> Routing:
-    """Which of them are for servers behind a gateway."""
+def routing(own: StreamPorts) -> Routing:
+    """Which of them are for servers behind us."""
     routes = tuple(
         Route(
             Verdict(each.begins_with),
@@ -93,14 +94,14 @@ def routing(gateway: Gateway) -> Routing:
             each.sni,
             each.alpn,
         )
-        for each in gateway.routes
+        for each in own.routes
     )
     return Routing(
         routes,
-        own_name=gateway.name.lower().removesuffix("."),
-        proxies=gateway.proxies,
-        silence_s=gateway.route_silence_s,
-        idle_s=gateway.route_idle_s,
+        own_name=own.name.lower().removesuffix("."),
+        proxies=own.proxies,
+        silence_s=own.route_silence_s,
+        idle_s=own.route_idle_s,
     )
 
 

@@ -7,7 +7,7 @@ descriptions are printed where a key is missing. Unknown keys are errors.
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import combinations
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -298,13 +298,13 @@ class ForwardingRoute(Section):
         return self
 
 
-class Gateway(Section):
-    """Where a gateway listens, and what it needs besides."""
+class StreamPorts(Section):
+    """Where streams are accepted, and what becomes of all who come there."""
+
+    TABLE: ClassVar[str]
 
     name: Host = Field(description="the name that clients connect to, such as vpn.example.org")
     listen: Some[Address] = ANY_ADDRESS
-    udp_ike_port: Port = 500
-    udp_nat_port: Port = 4500
     tcp_ports: Many[Port] = (4500,)
     tls_ports: Many[Port] = (443,)
     tls: Tls | None = None
@@ -315,20 +315,12 @@ class Gateway(Section):
     proxies: Many[Network] = ()
     strangers: Annotated[int, Field(ge=1)] = _STREAMS.strangers
     strangers_per_address: Annotated[int, Field(ge=1)] = _STREAMS.strangers_per_origin
-    half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
-    half_open_s: Positive = _LIMITS.half_open_s
-    half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
-    cookie_threshold: Amount = _LIMITS.cookie_threshold
-    child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
-    redirect_to: Host | None = None
-    data_plane: DataPlaneName = "auto"
-    control_socket: FileName
-    state_directory: FileName
 
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
         if self.tls_ports and self.tls is None:
-            raise wrong("a table [gateway.tls] with certificate and key, or tls_ports = []")
+            expected = f"a table [{self.TABLE}.tls] with certificate and key, or tls_ports = []"
+            raise wrong(expected)
         return self
 
     @model_validator(mode="after")
@@ -338,8 +330,6 @@ class Gateway(Section):
         for (one, ports), (other, others) in combinations(lists.items(), 2):
             if both := set(ports) & set(others):
                 raise wrong(f"other ports in {one} than in {other}", f"{min(both)} is in both")
-        if self.udp_ike_port == self.udp_nat_port:
-            raise wrong("another udp_nat_port than udp_ike_port", f"both are {self.udp_nat_port}")
         return self
 
     @model_validator(mode="after")
@@ -347,9 +337,11 @@ class Gateway(Section):
         for number, route in enumerate(self.routes):
             where = f"routes[{number}]"
             if self.name.lower().removesuffix(".") in route.sni and not route.alpn:
-                raise wrong("other names than the gateway's, or alpn beside it", f"sni of {where}")
+                expected = f"other names than the {self.TABLE}'s, or alpn beside it"
+                raise wrong(expected, f"sni of {where}")
             if self._is_own(route.backend):
-                raise wrong("another backend than the gateway itself", f"backend of {where}")
+                expected = f"another backend than the {self.TABLE} itself"
+                raise wrong(expected, f"backend of {where}")
         return self
 
     def _is_own(self, backend: Backend) -> bool:
@@ -368,6 +360,30 @@ class Gateway(Section):
         if names & {str(address) for address in ANY_ADDRESS}:
             names |= {self.name, "localhost", "127.0.0.1", "::1"}
         return names
+
+
+class Gateway(StreamPorts):
+    """Where a gateway listens, and what it needs besides."""
+
+    TABLE = "gateway"
+
+    udp_ike_port: Port = 500
+    udp_nat_port: Port = 4500
+    half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
+    half_open_s: Positive = _LIMITS.half_open_s
+    half_open_per_address: Annotated[int, Field(ge=1)] = _LIMITS.half_open_per_address
+    cookie_threshold: Amount = _LIMITS.cookie_threshold
+    child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
+    redirect_to: Host | None = None
+    data_plane: DataPlaneName = "auto"
+    control_socket: FileName
+    state_directory: FileName
+
+    @model_validator(mode="after")
+    def _has_two_udp_ports(self) -> Self:
+        if self.udp_ike_port == self.udp_nat_port:
+            raise wrong("another udp_nat_port than udp_ike_port", f"both are {self.udp_nat_port}")
+        return self
 
 
 class Pool(Section):
@@ -418,7 +434,7 @@ def carriers_with(values: Mapping[str, object]) -> tuple[Carrier, ...]:
     return (Carrier.UDP, Carrier.TCP, Carrier.TLS, *last)
 
 
-class Client(Section):
+class Reach(Section):
     """Which gateway, and the ways to reach it."""
 
     gateway: Host = Field(description="host name or address of the gateway")
@@ -430,16 +446,21 @@ class Client(Section):
     tcp_port: Port = 4500
     tls_port: Port = 443
     tls_ca: AuthorityCertificates | None = None
-    dns: bool = True
-    data_plane: DataPlaneName = "auto"
-    control_socket: FileName
-    state_directory: FileName
 
     @model_validator(mode="after")
     def _knows_where(self) -> Self:
         if Carrier.WEBSOCKET in self.carriers and self.websocket_path is None:
             raise wrong("websocket_path, or carriers without ws")
         return self
+
+
+class Client(Reach):
+    """A client of a gateway, and what it needs besides."""
+
+    dns: bool = True
+    data_plane: DataPlaneName = "auto"
+    control_socket: FileName
+    state_directory: FileName
 
 
 class ClientConnection(Connection):

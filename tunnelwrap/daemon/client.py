@@ -13,7 +13,6 @@ Owns: the driver, the host's changes, the control socket.
 import asyncio
 import logging
 import os
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,8 +21,6 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from tunnelwrap.config.compose import connection_policies
 from tunnelwrap.config.model import ClientFile
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
@@ -31,6 +28,7 @@ from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost
 from tunnelwrap.daemon.host import Host, Inside, check_rights
 from tunnelwrap.daemon.planes import Listeners, choose_plane, suites_of
+from tunnelwrap.daemon.reach import Dialler
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
@@ -50,19 +48,9 @@ from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import selectors_of
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
-from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.transport import Transport
-from tunnelwrap.transport.dial import (
-    DELAYS_S,
-    Rung,
-    climb,
-    open_tcp,
-    open_tls,
-    open_udp,
-    resolve,
-    tls_context,
-)
 from tunnelwrap.transport.dial import Attempt as Dialled
+from tunnelwrap.transport.dial import Rung, climb, open_udp, resolve
 from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.transport.udp import UdpTransport
 
@@ -74,7 +62,6 @@ AUTHENTICATE_S: Final = 5.0
 and networks that drop fragments let IKE_SA_INIT pass."""
 
 CLOSE_S: Final = 2.0  # how long the gateway may take to answer our delete
-SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
 REDIAL_S: Final = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)  # pauses before tries; the last again and again
 REAUTHENTICATE_S: Final = 10.0  # for a new IKE SA while the old one still serves
 MAX_REDIRECTS: Final = 5
@@ -115,10 +102,9 @@ class Client:
         self._policy = connection_policies(file)[0]
         self._carriers = tuple(carriers)
         self._tell = tell
-        self._tls = tls_context(_authorities(file), tls_keylog)
         self._loop = asyncio.get_running_loop()
+        self._dialler = Dialler(self._settings, tls_keylog, self._loop)
         self._started = self._loop.time()
-        self._stream_ids = 0
         self._task: asyncio.Task[object] | None = None
         self._is_stopping = False
         self._ways: dict[int, Way] = {}
@@ -312,22 +298,7 @@ class Client:
         return [(", ".join(names), reason) for reason, names in carriers.items()]
 
     def _rungs(self) -> list[Rung]:
-        """Every carrier, each to the gateway's first two addresses."""
-        is_ladder = len(self._carriers) > 1
-        return [
-            Rung(
-                carrier,
-                SocketAddress(address, self._port(carrier)),
-                DELAYS_S[carrier] * is_ladder + SECOND_ADDRESS_S * number,
-            )
-            for carrier in self._carriers
-            for number, address in enumerate(self._addresses[:2])
-        ]
-
-    def _port(self, carrier: Carrier) -> int:
-        settings = self._settings
-        ports = {Carrier.UDP: settings.udp_ike_port, Carrier.TCP: settings.tcp_port}
-        return ports.get(carrier, settings.tls_port)
+        return self._dialler.rungs(self._carriers, self._addresses)
 
     async def _knock(self, rung: Rung) -> Way:
         """Open a carrier, send a fresh IKE_SA_INIT and wait for its answer."""
@@ -373,38 +344,13 @@ class Client:
         )
 
     async def _open_stream(self, rung: Rung) -> StreamTransport:
-        sock, received = await self._open_socket(rung)
-        self._stream_ids += 1
-        local, peer = SocketAddress.of(sock.getsockname()), rung.address
-        path = NetworkPath(local, peer, rung.carrier, id=self._stream_ids)
-        return StreamTransport(
-            *(sock, path, self._driver.datagrams, self._lost, self._loop),
-            is_originator=True,
-            received=received,
-        )
-
-    async def _open_socket(self, rung: Rung) -> tuple[socket.socket, bytes]:
-        """A connection as far as the stream's first octet, and what was read behind that."""
-        if rung.carrier is Carrier.TCP:
-            return await open_tcp(rung.address), b""
-        tls = await open_tls(rung.address, self._server_name, self._tls)
-        if rung.carrier is Carrier.TLS:
-            return tls, b""
-        # Not above: it takes long to load, and most never need it.
-        from tunnelwrap.transport.websocket import open_websocket  # noqa: PLC0415
-
-        path, port = self._settings.websocket_path, rung.address.port
-        assert path is not None, "the ladder has no such rung then"
-        return tls, await open_websocket(tls, self._server_name, port, path.path)
+        name = self._settings.server_name or self._target
+        return await self._dialler.open_stream(rung, name, self._driver.datagrams, self._lost)
 
     @property
     def _gateways(self) -> tuple[IpAddress, ...]:
         """Its addresses, in an order that is always the same: DNS turns them round."""
         return tuple(sorted(self._addresses, key=str))
-
-    @property
-    def _server_name(self) -> str:
-        return self._settings.server_name or self._target
 
     async def _authenticate(self, way: Way, *, is_last: bool) -> outputs.Established:
         """Go on with IKE_AUTH; on UDP not for long, as long as there are other carriers.
@@ -641,11 +587,3 @@ class Client:
     async def _disconnect(self) -> Answer:
         self._loop.call_soon(self.stop)
         return {}
-
-
-def _authorities(file: ClientFile) -> str | None:
-    """The authorities that may certify the gateway's TLS: ours in PEM, or None for the system's."""
-    ca = file.client.tls_ca
-    if ca is None:
-        return None
-    return "".join(each.public_bytes(Encoding.PEM).decode() for each in ca.certificates)

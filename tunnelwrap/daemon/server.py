@@ -7,19 +7,16 @@ Owns: the listeners, the driver, the leases, the host's changes, the control soc
 import asyncio
 import logging
 import os
-import resource
 import socket
-import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import import_module
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from tunnelwrap.config.compose import connection_policies, limits, routing, stream_limits
+from tunnelwrap.config.compose import connection_policies, limits
 from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.model import Pool as PoolSettings
 from tunnelwrap.config.selectors import parse_selector
@@ -27,11 +24,11 @@ from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.planes import Listeners, choose_plane
+from tunnelwrap.daemon.ports import names_of_ports, stream_listeners, take_all_descriptors
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
-from tunnelwrap.demux.listener import Listener, Site, server_context
-from tunnelwrap.demux.routing import Routing
+from tunnelwrap.demux.listener import Listener
 from tunnelwrap.errors import (
     ControlError,
     InternalAddressFailure,
@@ -46,7 +43,7 @@ from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
 from tunnelwrap.ike.redirect import decoded, encoded
-from tunnelwrap.path import IpAddress, Path, SocketAddress
+from tunnelwrap.path import Path, SocketAddress
 from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
 from tunnelwrap.store.secret_file import lasting_secret
@@ -131,7 +128,7 @@ class Server:
         Raises:
             TunnelwrapError: a port cannot be had, or the host refuses a change.
         """
-        descriptors = _take_all_descriptors()
+        descriptors = take_all_descriptors()
         try:
             await self._control.start()
             self._host.apply(self._changes())
@@ -225,30 +222,8 @@ class Server:
         return None
 
     def _listen_streams(self, descriptors: int) -> None:
-        allowed = stream_limits(self._file.gateway, descriptors)
-        for addresses, port, site, to in self._stream_ports():
-            self._streams.append(Listener(addresses, port, self._on_stream, site, allowed, to))
-
-    def _stream_ports(self) -> Iterator[tuple[Sequence[IpAddress], int, Site | None, Routing]]:
-        """Where they are, what there is to see, and who is sent on from there."""
-        own, routes = self._file.gateway, routing(self._file.gateway)
-        secret_path = own.websocket.path.path.encode() if own.websocket else None
-        for port in own.tcp_ports:
-            yield own.listen, port, None, routes
-        for port in own.tls_ports:
-            yield own.listen, port, Site(self._tls(), secret_path), routes
-        if own.websocket is not None:
-            import_module("tunnelwrap.transport.websocket")  # it takes long: not when one comes
-            nobody = replace(routes, routes=())  # the reverse proxy knows who is for whom
-            for port in own.websocket.ports:
-                yield own.websocket.listen, port, Site(None, secret_path), nobody
-
-    def _tls(self) -> ssl.SSLContext:
-        tls = self._file.gateway.tls
-        assert tls is not None  # the model checked it
-        assert tls.certificate.file is not None
-        assert tls.key.file is not None
-        return server_context(tls.certificate.file, tls.key.file)
+        for listener in stream_listeners(self._file.gateway, descriptors, self._on_stream):
+            self._streams.append(listener)
 
     def _on_stream(
         self, sock: socket.socket, path: Path, origin: bytes | None, received: bytes
@@ -370,9 +345,7 @@ class Server:
         settings = self._file.gateway
         ports = [
             f"UDP {settings.udp_ike_port} and {settings.udp_nat_port}",
-            *(f"TCP {port}" for port in settings.tcp_ports),
-            *(f"TLS {port}" for port in settings.tls_ports),
-            *(f"HTTP {port}" for port in (settings.websocket.ports if settings.websocket else ())),
+            *names_of_ports(settings),
         ]
         return f"{settings.name} on {', '.join(ports)}"
 
@@ -384,10 +357,3 @@ def _wall_clock() -> datetime:
 def _now() -> float:
     """Seconds of the wall clock, which go on over restarts."""
     return _wall_clock().timestamp()
-
-
-def _take_all_descriptors() -> int:
-    """Raise the limit of open files as far as we may: strangers must not use up all of them."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most

@@ -1,0 +1,100 @@
+"""The ways to a gateway, as a configuration has them: rungs of the ladder, and streams."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tunnelwrap.config.model import Reach
+from tunnelwrap.path import Carrier, IpAddress, SocketAddress
+from tunnelwrap.path import Path as NetworkPath
+from tunnelwrap.transport import BatchCallback, ClosedCallback
+from tunnelwrap.transport.dial import DELAYS_S, Rung, open_tcp, open_tls, tls_context
+from tunnelwrap.transport.stream import StreamTransport
+
+SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
+
+
+class Dialler:
+    """Knows ports and certificates.
+
+    Args:
+        settings: the configuration.
+        tls_keylog: file that gets the TLS secrets, for Wireshark; None: nobody.
+        loop: from which the transports are called.
+    """
+
+    def __init__(
+        self, settings: Reach, tls_keylog: Path | None, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._settings = settings
+        self._tls = tls_context(_authorities(settings), tls_keylog)
+        self._loop = loop
+        self._stream_ids = 0
+
+    def rungs(self, carriers: Sequence[Carrier], addresses: Sequence[IpAddress]) -> list[Rung]:
+        """Every carrier in turn, each to the gateway's first two addresses."""
+        delays = sorted(DELAYS_S[carrier] for carrier in carriers)
+        return [
+            Rung(
+                carrier,
+                SocketAddress(address, self._port(carrier)),
+                (delay - delays[0]) + SECOND_ADDRESS_S * number,
+            )
+            for carrier, delay in zip(carriers, delays, strict=True)
+            for number, address in enumerate(addresses[:2])
+        ]
+
+    async def open_stream(
+        self,
+        rung: Rung,
+        server_name: str,
+        on_batch: BatchCallback,
+        on_closed: ClosedCallback,
+        session: ssl.SSLSession | None = None,
+    ) -> StreamTransport:
+        """A stream by a rung that is one.
+
+        Raises:
+            TransportError: it cannot be had.
+        """
+        sock, received = await self._open_socket(rung, server_name, session)
+        self._stream_ids += 1
+        local = SocketAddress.of(sock.getsockname())
+        path = NetworkPath(local, rung.address, rung.carrier, id=self._stream_ids)
+        return StreamTransport(
+            *(sock, path, on_batch, on_closed, self._loop), is_originator=True, received=received
+        )
+
+    async def _open_socket(
+        self, rung: Rung, server_name: str, session: ssl.SSLSession | None
+    ) -> tuple[socket.socket, bytes]:
+        """A connection as far as the stream's first octet, and what was read behind that."""
+        if rung.carrier is Carrier.TCP:
+            return await open_tcp(rung.address), b""
+        tls = await open_tls(rung.address, server_name, self._tls, session=session)
+        if rung.carrier is Carrier.TLS:
+            return tls, b""
+        # Not above: it takes long to load, and most never need it.
+        from tunnelwrap.transport.websocket import open_websocket  # noqa: PLC0415
+
+        path, port = self._settings.websocket_path, rung.address.port
+        assert path is not None, "the ladder has no such rung then"
+        return tls, await open_websocket(tls, server_name, port, path.path)
+
+    def _port(self, carrier: Carrier) -> int:
+        settings = self._settings
+        ports = {Carrier.UDP: settings.udp_ike_port, Carrier.TCP: settings.tcp_port}
+        return ports.get(carrier, settings.tls_port)
+
+
+def _authorities(settings: Reach) -> str | None:
+    """The authorities that may certify the gateway's TLS: ours in PEM, or None for the system's."""
+    ca = settings.tls_ca
+    if ca is None:
+        return None
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in ca.certificates)
