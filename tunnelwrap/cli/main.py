@@ -11,7 +11,10 @@ import click
 from tunnelwrap import __version__
 from tunnelwrap.errors import TunnelwrapError
 
-_COMMANDS: Final = ("init", "serve", "connect", "status", "disconnect", "redirect", "check", "demo")
+_COMMANDS: Final = (
+    *("init", "serve", "connect", "relay", "wrap"),
+    *("status", "disconnect", "redirect", "check", "demo"),
+)
 """In the order in which people meet them; each is a module of this package."""
 
 
@@ -49,6 +52,8 @@ def tunnelwrap() -> None:
                        tunnelwrap serve gateway.toml
     On a client:       tunnelwrap connect client.toml
     On one machine:    tunnelwrap demo
+    For other daemons: tunnelwrap relay relay.toml
+                       tunnelwrap wrap wrap.toml
 
     Each command has its own --help.
     """

@@ -20,12 +20,17 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 def status(file: Path, *, as_json: bool) -> None:
     """Show the IKE SAs and Child SAs of the tunnelwrap that runs with FILE.
 
+    Of a relay or a wrapper, which know nothing of SAs, show the ways that they keep open.
+
     \b
     Exit status: 0 it runs, 1 it does not.
     """
     result = ask(control_socket(file), "status", _TIMEOUT_S)
     if as_json:
         click.echo(json.dumps(result))
+        return
+    if "ways" in result:
+        click.echo("\n".join(_wrapper_lines(result)))
         return
     click.echo(_headline(result))
     for sa in _rows(result["ike_sas"]):
@@ -53,6 +58,20 @@ def _lines(sa: Mapping[str, object]) -> Iterator[str]:
     amounts = (_amount(child[key] for child in children) for key in ("octets_in", "octets_out"))
     yield "  traffic    {} in, {} out".format(*amounts)
     yield f"  suites     {_joined(list(suites))}"
+
+
+def _wrapper_lines(result: Mapping[str, object]) -> Iterator[str]:
+    """What there is to say of a relay or a wrapper."""
+    ways = _rows(result["ways"])
+    count = f"{len(ways)} way{'' if len(ways) == 1 else 's'}"
+    yield f"{result['role']} {result['name']} to {result['to']}: {count}"
+    for way in ways:
+        where = f"{way['peer']} over {way['carrier']}" if way["is_connected"] else "not connected"
+        amounts = (_amount([way[key]]) for key in ("octets_in", "octets_out"))
+        yield ""
+        yield f"{way['local']}"
+        yield f"  at         {where}, for {_duration(way['seconds'])}"
+        yield "  traffic    {} in, {} out".format(*amounts)
 
 
 def _rows(value: object) -> list[dict[str, object]]:

@@ -9,19 +9,27 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, TypeVar, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from tunnelwrap.config.fields import PEM, WRONG, Context
 from tunnelwrap.config.model import ClientFile, GatewayFile
+from tunnelwrap.config.wrapper import RelayFile, WrapFile
 from tunnelwrap.errors import ConfigError
 
 Table = dict[str, object]
-File = GatewayFile | ClientFile
+File = GatewayFile | ClientFile | RelayFile | WrapFile
+FileT = TypeVar("FileT", bound=File)
 
-_ROLES: Final[dict[str, type[File]]] = {"gateway": GatewayFile, "client": ClientFile}
+_ROLES: Final[dict[str, type[File]]] = {
+    "gateway": GatewayFile,
+    "client": ClientFile,
+    "relay": RelayFile,
+    "wrap": WrapFile,
+}
+_STATELESS: Final = frozenset({"relay", "wrap"})
 _SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path"})
 _EXPECTED: Final = {
     "string_type": "a text in quotes",
@@ -69,23 +77,46 @@ def load_gateway(path: Path, wall_now: datetime | None = None) -> GatewayFile:
     """The configuration of a gateway.
 
     Raises:
-        ConfigError: something is wrong with it, or it is a client's.
+        ConfigError: something is wrong with it, or it is another kind's.
     """
-    file = load(path, wall_now)
-    if isinstance(file, ClientFile):
-        raise ConfigError([f"{path}: found a table [client], expected a table [gateway]"])
-    return file
+    return _load_as(GatewayFile, path, wall_now)
 
 
 def load_client(path: Path, wall_now: datetime | None = None) -> ClientFile:
     """The configuration of a client.
 
     Raises:
-        ConfigError: something is wrong with it, or it is a gateway's.
+        ConfigError: something is wrong with it, or it is another kind's.
     """
+    return _load_as(ClientFile, path, wall_now)
+
+
+def load_relay(path: Path, wall_now: datetime | None = None) -> RelayFile:
+    """The configuration of a relay.
+
+    Raises:
+        ConfigError: something is wrong with it, or it is another kind's.
+    """
+    return _load_as(RelayFile, path, wall_now)
+
+
+def load_wrap(path: Path, wall_now: datetime | None = None) -> WrapFile:
+    """The configuration of a wrapper.
+
+    Raises:
+        ConfigError: something is wrong with it, or it is another kind's.
+    """
+    return _load_as(WrapFile, path, wall_now)
+
+
+def _load_as(model: type[FileT], path: Path, wall_now: datetime | None) -> FileT:
     file = load(path, wall_now)
-    if isinstance(file, GatewayFile):
-        raise ConfigError([f"{path}: found a table [gateway], expected a table [client]"])
+    if not isinstance(file, model):
+        found, expected = (
+            next(role for role, kind in _ROLES.items() if kind is each)
+            for each in (type(file), model)
+        )
+        raise ConfigError([f"{path}: found a table [{found}], expected a table [{expected}]"])
     return file
 
 
@@ -107,8 +138,9 @@ def control_socket(path: Path) -> Path:
 def _role(document: Table, path: Path) -> str:
     roles = [role for role in _ROLES if role in document]
     if len(roles) != 1:
-        found = "both" if roles else "neither"
-        raise ConfigError([f"{path}: found {found}, expected a table [gateway] or [client]"])
+        found = " and ".join(f"[{role}]" for role in roles) or "none of them"
+        expected = "a table [gateway], [client], [relay] or [wrap]"
+        raise ConfigError([f"{path}: found {found}, expected {expected}"])
     return roles[0]
 
 
@@ -139,7 +171,9 @@ def _with_places(document: Table, role: str, name: str) -> Table:
         return document
     runtime = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/tunnelwrap"))
     state = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/tunnelwrap"))
-    places = {"control_socket": f"{runtime / name}.sock", "state_directory": f"{state / name}"}
+    places = {"control_socket": f"{runtime / name}.sock"}
+    if role not in _STATELESS:
+        places["state_directory"] = f"{state / name}"
     return {**document, role: {**places, **section}}
 
 

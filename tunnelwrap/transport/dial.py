@@ -124,6 +124,24 @@ def open_udp(
     return UdpTransport(sock, path, on_batch, on_error, loop, kernel_esp=kernel_esp)
 
 
+def open_udp_from_any_port(
+    peer: SocketAddress,
+    on_batch: BatchCallback,
+    on_error: ClosedCallback,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    has_marker: bool,
+) -> UdpTransport:
+    """As ``open_udp``, but the ports of IKE on this host are left to others.
+
+    Raises:
+        ConnectFailed: there is no route.
+    """
+    sock = _udp_socket(peer, 0)
+    path = Path(SocketAddress.of(sock.getsockname()), peer, Carrier.UDP, has_marker)
+    return UdpTransport(sock, path, on_batch, on_error, loop)
+
+
 async def open_tcp(peer: SocketAddress, *, timeout_s: float = CONNECT_S) -> socket.socket:
     """A connected TCP socket.
 

@@ -1,5 +1,6 @@
 """Datagrams in a byte stream: the prefix and the length before each one. RFC 9329 §3, §4."""
 
+from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
@@ -21,6 +22,19 @@ def frame(datagram: bytes) -> bytes:
     if len(datagram) > MAX_DATAGRAM:
         raise UsageError(f"datagram of {len(datagram)} octets, at most {MAX_DATAGRAM} fit a frame")
     return _LENGTH.pack(len(datagram) + LENGTH_OCTETS) + datagram
+
+
+def train(datagrams: Iterable[bytes | memoryview]) -> tuple[memoryview, list[int]]:
+    """Datagrams as frames back to back, and the offset behind each frame. RFC 9329 §3."""
+    pieces: list[bytes | memoryview] = []
+    ends: list[int] = []
+    end = 0
+    for datagram in datagrams:
+        length = len(datagram) + LENGTH_OCTETS
+        pieces += (_LENGTH.pack(length), datagram)
+        end += length
+        ends.append(end)
+    return memoryview(b"".join(pieces)), ends
 
 
 class Deframer:

@@ -10,7 +10,10 @@ from click.testing import CliRunner
 from tunnelwrap import __version__
 from tunnelwrap.cli.main import main, tunnelwrap
 
-COMMANDS = ["init", "serve", "connect", "status", "disconnect", "redirect", "check", "demo"]
+COMMANDS = [
+    *("init", "serve", "connect", "relay", "wrap"),
+    *("status", "disconnect", "redirect", "check", "demo"),
+]
 
 
 def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
@@ -37,7 +40,9 @@ def test_an_unknown_command_is_refused() -> None:
     assert CliRunner().invoke(tunnelwrap, ["dance"]).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["serve", "connect", "status", "disconnect", "check"])
+@pytest.mark.parametrize(
+    "command", ["serve", "connect", "relay", "wrap", "status", "disconnect", "check"]
+)
 def test_a_missing_file_is_a_plain_line(
     command: str,
     tmp_path: Path,

@@ -171,9 +171,11 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     assert problems_of(path) == ["octet 2 is not UTF-8, expected TOML"]
 
 
-@pytest.mark.parametrize(("text", "found"), [("", "neither"), ("[client]\n[gateway]\n", "both")])
+@pytest.mark.parametrize(
+    ("text", "found"), [("", "none of them"), ("[client]\n[gateway]\n", "[gateway] and [client]")]
+)
 def test_a_file_for_nobody(tmp_path: Path, text: str, found: str) -> None:
-    expected = [f"found {found}, expected a table [gateway] or [client]"]
+    expected = [f"found {found}, expected a table [gateway], [client], [relay] or [wrap]"]
 
     assert problems_of(written(tmp_path, text)) == expected
 

@@ -14,16 +14,29 @@ from tunnelwrap.config.effective import effective
 from tunnelwrap.config.load import load
 from tunnelwrap.config.model import ClientFile, GatewayFile
 from tunnelwrap.config.suites import parse_esp, parse_ike
+from tunnelwrap.config.wrapper import RelayFile, WrapFile
 from tunnelwrap.iana import TransformType
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMES = ("gateway.toml", "client.toml", "gateway-psk.toml", "client-psk.toml")
-REFERENCES: dict[str, type[BaseModel]] = {"gateway.toml": GatewayFile, "client.toml": ClientFile}
+KINDS: dict[str, type[BaseModel]] = {
+    "gateway.toml": GatewayFile,
+    "client.toml": ClientFile,
+    "relay.toml": RelayFile,
+    "wrap.toml": WrapFile,
+    "gateway-psk.toml": GatewayFile,
+    "client-psk.toml": ClientFile,
+}
+NAMES = tuple(KINDS)
+REFERENCES = {name: kind for name, kind in KINDS.items() if "psk" not in name}
 WITHOUT_DEFAULT = {
     *("gateway.redirect_to", "connections.clients.redirect_to"),
-    *(f"gateway.routes.{key}" for key in ("begins_with", "sni", "alpn", "backend", "send_proxy")),
-    "client.server_name",
-    "client.websocket_path",
+    *(
+        f"{role}.routes.{key}"
+        for role in ("gateway", "relay")
+        for key in ("begins_with", "sni", "alpn", "backend", "send_proxy")
+    ),
+    *("client.server_name", "wrap.server_name", "relay.sources"),
+    *("client.websocket_path", "wrap.websocket_path"),
     *(
         f"{table}.{key}"
         for table in ("connection", "connections.clients")
@@ -61,9 +74,7 @@ def test_there_are_no_other_examples() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example_can_be_loaded(configs: Path, name: str) -> None:
-    file = load(configs / name, WHEN)
-
-    assert isinstance(file, GatewayFile if name.startswith("gateway") else ClientFile)
+    assert isinstance(load(configs / name, WHEN), KINDS[name])
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -86,7 +97,7 @@ def test_what_the_reference_leaves_out_is_shown_as_it_counts(configs: Path, name
         assert counts[key] == left_out[key], key
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", ["gateway.toml", "client.toml"])
 def test_the_reference_knows_all_algorithms(name: str) -> None:
     text = (CONFIGS / name).read_text()
     listed = {
