@@ -89,11 +89,19 @@ class PingFlood:
     ping ends by its count and not by a signal, so that it waits for the answers still on their way.
     """
 
-    def __init__(self, lan: Lan, log: Path, seconds: float, interval_s: float = 0.005) -> None:
+    def __init__(
+        self,
+        lan: Lan,
+        log: Path,
+        seconds: float,
+        interval_s: float = 0.005,
+        source: str | None = None,
+    ) -> None:
         self._log = log
         self._seconds = seconds
         command = ["ip", "netns", "exec", lan.initiator, "ping", "-n", "-q", "-W", "2"]
-        command += ["-i", str(interval_s), "-c", str(int(seconds / interval_s)), INNER_HOST]
+        command += ["-i", str(interval_s), "-c", str(int(seconds / interval_s))]
+        command += [INNER_HOST] if source is None else ["-I", source, INNER_HOST]
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT

@@ -141,9 +141,10 @@ class StrongSwanSide:
 
 
 class TunnelwrapSide:
-    """tunnelwrap as one end: ``connect`` over UDP only, or ``serve``."""
+    """tunnelwrap as one end: ``connect`` over one carrier only, or ``serve``."""
 
-    def __init__(self, lan: Lan, role: Role, directory: Path) -> None:
+    def __init__(self, lan: Lan, role: Role, directory: Path, *, carrier: str = "udp") -> None:
+        self._carrier = carrier
         self._prefix = ["ip", "netns", "exec", getattr(lan, role.value)]
         self._prefix += [sys.executable, "-m", "tunnelwrap"]
         self._role = role
@@ -167,7 +168,7 @@ class TunnelwrapSide:
         wait_until(lambda: self._has_said("ready"), READY_S, "the gateway is ready", self._evidence)
 
     def connect(self) -> bool:
-        self._run("connect", str(self._file), "--carrier", "udp", "--json")
+        self._run("connect", str(self._file), "--carrier", self._carrier, "--json")
         wait_until(
             lambda: self._has_said('"established"') or not self._is_alive(),
             CONNECT_S,
