@@ -33,6 +33,7 @@ PACKAGES = {
     "openssh-client": "a visitor for a server behind the gateway",
     "openssh-server": "that server",
     "haproxy": "a proxy before the gateway, and a second opinion on the PROXY protocol",
+    "pebble": "an ACME server",
     "tcpdump": "captures",
     "tshark": "a second opinion on what is captured",
     "user-mode-linux": "a kernel that has ESP",

@@ -247,5 +247,9 @@ class PoolExhausted(StoreError):
     """No address of the pool is free."""
 
 
+class CertificateError(TunnelwrapError):
+    """An ACME server gave no certificate."""
+
+
 class ControlError(TunnelwrapError):
     """The running daemon could not be reached, or refused the command."""

@@ -197,7 +197,7 @@ async def test_we_are_served_beside_the_routes(context: ssl.SSLContext) -> None:
     async with server() as behind:
         firsts = (Verdict.TLS, Verdict.SSH, Verdict.HTTP, Verdict.OPENVPN, Verdict.OTHER)
         routes = tuple(route(behind, first) for first in (*firsts, Verdict.SILENT))
-        async with gateway(context, routing=Routing(routes, "localhost")) as gate:
+        async with gateway(context, routing=Routing(routes, frozenset({"localhost"}))) as gate:
             with await connect(gate.port) as client:
                 client.send(STREAM)
                 sock, carrier, received = await gate.stream()
@@ -224,7 +224,7 @@ async def test_openssl_finds_three_servers_on_one_port(
             route(first, Verdict.TLS, "one.example"),
             route(second, Verdict.TLS, "*.two.example"),
         )
-        async with gateway(context, routing=Routing(routes, "localhost")) as gate:
+        async with gateway(context, routing=Routing(routes, frozenset({"localhost"}))) as gate:
             asked = ("one.example", "www.two.example", "localhost", "unknown.example", None)
             subjects = [await _openssl(gate.port, name) for name in asked]
             await gate.left()

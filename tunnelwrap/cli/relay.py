@@ -36,7 +36,8 @@ def relay(file: Path, *, debug: bool, quiet: bool) -> None:
       liveness checks (strongSwan: dpd_delay), so that broken streams are noticed
       no MOBIKE, or it may stay: the relay's addresses never change
 
-    The line "ready" in the log says that clients can connect. No privilege is needed but that for
+    The line "ready" in the log says that clients can connect. SIGHUP has it look at once for a new
+    certificate on the TLS ports, which it does each minute anyway. No privilege is needed but that for
     ports below 1024 (CAP_NET_BIND_SERVICE).
 
     \b
@@ -52,4 +53,5 @@ async def _run(settings: RelayFile, name: str) -> None:
     running = Relay(settings, name)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, running.reload)
     await running.run()

@@ -28,7 +28,8 @@ def serve(file: Path, *, debug: bool, quiet: bool, key_log: Path | None, pcap: P
     and NAT for clients are set while it runs, and taken back at its end; also after a crash, at the
     next start. Needs root (CAP_NET_ADMIN, CAP_NET_BIND_SERVICE).
 
-    The line "ready" in the log says that clients can connect.
+    The line "ready" in the log says that clients can connect. SIGHUP has it look at once for a new
+    certificate on the TLS ports, which it does each minute anyway.
 
     \b
     Examples:
@@ -43,4 +44,5 @@ async def _run(settings: GatewayFile, name: str, recorder: Recorder) -> None:
     server = Server(settings, name, recorder)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
     await server.run()

@@ -33,6 +33,8 @@ def status(file: Path, *, as_json: bool) -> None:
         click.echo("\n".join(_wrapper_lines(result)))
         return
     click.echo(_headline(result))
+    if isinstance(certificate := result.get("certificate"), dict):
+        click.echo("\n".join(_certificate(certificate)))
     for sa in _rows(result["ike_sas"]):
         click.echo()
         click.echo("\n".join(_lines(sa)))
@@ -42,6 +44,16 @@ def _headline(result: Mapping[str, object]) -> str:
     count = len(_rows(result["ike_sas"]))
     peers = "no peer" if count == 0 else "1 peer" if count == 1 else f"{count} peers"
     return f"{result['role']} {result['name']}: {peers}, data plane {result['data_plane']}"
+
+
+def _certificate(own: Mapping[str, object]) -> Iterator[str]:
+    """What is shown on the TLS ports, and for how long."""
+    if own["not_after"] is None:
+        yield "  TLS        no certificate yet"
+    else:
+        yield f"  TLS        {_joined(own['names'])} until {own['not_after']} ({own['source']})"
+    if own["problem"] is not None:
+        yield f"             {own['problem']}"
 
 
 def _lines(sa: Mapping[str, object]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def routing(own: StreamPorts) -> Routing:
     )
     return Routing(
         routes,
-        own_name=own.name.lower().removesuffix("."),
+        own_names=own.names,
         proxies=own.proxies,
         silence_s=own.route_silence_s,
         idle_s=own.route_idle_s,

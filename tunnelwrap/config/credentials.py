@@ -25,6 +25,7 @@ from tunnelwrap.errors import ConfigError
 HIDDEN: Final = "(hidden)"
 """What is printed in place of a secret."""
 
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]{16,}={0,2}")
 _WEB_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{8,200}")
 
 
@@ -73,6 +74,14 @@ class SecretPath:
     """Where on the web server a WebSocket can be had."""
 
     path: str = field(repr=False)
+    shown: str = HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class AccountKey:
+    """What an ACME server's operator gave us, to tell whose account ours is. RFC 8555 §7.3.4."""
+
+    base64url: str = field(repr=False)
     shown: str = HIDDEN
 
 
@@ -142,6 +151,12 @@ def _secret_path(value: object) -> SecretPath:
     return SecretPath(value)
 
 
+def _account_key(value: object) -> AccountKey:
+    if not isinstance(value, str) or not _BASE64URL.fullmatch(value):
+        raise wrong("the key of the external account, in base64url as the operator gave it")
+    return AccountKey(value.rstrip("="))
+
+
 def _valid_now(own: Certificates, info: Info) -> Certificates:
     """Our own certificate must be one that peers accept at this time."""
     first, now = own.certificates[0], context_of(info).wall_now.astimezone(UTC)
@@ -159,6 +174,7 @@ OwnCertificates = Annotated[Certificates, PlainValidator(_certificates), AfterVa
 OwnKey = Annotated[SigningKey, PlainValidator(_signing_key)]
 Psk = Annotated[PresharedKey, PlainValidator(_preshared_key)]
 PskFile = Annotated[PresharedKey, PlainValidator(_preshared_key_file)]
+ExternalKey = Annotated[AccountKey, PlainValidator(_account_key)]
 WebPath = Annotated[SecretPath, PlainValidator(_secret_path)]
 PskVariable = Annotated[PresharedKey, PlainValidator(_preshared_key_variable)]
 

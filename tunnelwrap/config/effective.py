@@ -6,7 +6,13 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from tunnelwrap.config.credentials import Certificates, PresharedKey, SecretPath, SigningKey
+from tunnelwrap.config.credentials import (
+    AccountKey,
+    Certificates,
+    PresharedKey,
+    SecretPath,
+    SigningKey,
+)
 from tunnelwrap.config.fields import DYNAMIC
 from tunnelwrap.config.load import File
 from tunnelwrap.path import Carrier
@@ -63,7 +69,7 @@ def _value(value: object) -> str:
             return f"{value:.15g}"
         case tuple():
             return f"[{', '.join(_value(each) for each in value)}]"
-        case Certificates() | SigningKey() | PresharedKey() | SecretPath():
+        case AccountKey() | Certificates() | SigningKey() | PresharedKey() | SecretPath():
             return toml_text(value.shown)
         case Carrier():
             return toml_text(value.value)

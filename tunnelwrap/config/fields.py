@@ -41,6 +41,8 @@ DYNAMIC: Final = "dynamic"
 _CARRIERS: Final = {carrier.value: carrier for carrier in Carrier}
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
+_HTTPS_URL: Final = re.compile(r"https://[!-~]+")
+
 ItemT = TypeVar("ItemT")
 
 
@@ -92,12 +94,13 @@ def _host(value: object) -> str:
     labels = text.removesuffix(".").split(".")
     looks_like_address = labels[-1].isdecimal()  # RFC 1123 §2.1: no such top-level domain
     is_name = all(_LABEL.fullmatch(label) for label in labels) and not looks_like_address
-    if not is_name and not _is_address(text):
+    if not is_name and not is_address(text):
         raise wrong(expected)
     return text
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IP address, not a name."""
     try:
         ip_address(text)
     except ValueError:
@@ -183,6 +186,22 @@ def _protocol(value: object) -> str:
     return text
 
 
+def _https_url(value: object) -> str:
+    expected = "a URL that begins with https://"
+    text = text_of(value, expected)
+    if not _HTTPS_URL.fullmatch(text):
+        raise wrong(expected)
+    return text
+
+
+def _mail_address(value: object) -> str:
+    expected = "a mail address such as admin@example.org"
+    user, _, domain = text_of(value, expected).rpartition("@")
+    if not user.isprintable() or not user or any(each in user for each in " ,?"):
+        raise wrong(expected)
+    return f"{user}@{_host(domain)}"
+
+
 def _path(value: object, info: Info) -> Path:
     return file_of(value, info, "a file name")
 
@@ -196,6 +215,8 @@ PpkName = Annotated[str, PlainValidator(_ppk_name)]
 BackendAddress = Annotated[Backend, PlainValidator(_backend)]
 ServerName = Annotated[str, PlainValidator(_server_name)]
 ProtocolName = Annotated[str, PlainValidator(_protocol)]
+HttpsUrl = Annotated[str, PlainValidator(_https_url)]
+MailAddress = Annotated[str, PlainValidator(_mail_address)]
 FileName = Annotated[Path, PlainValidator(_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tunnelwrap.auth.identity import NOBODY, Identity
 from tunnelwrap.config.credentials import (
     AuthorityCertificates,
+    ExternalKey,
     OwnCertificates,
     OwnKey,
     PresharedKey,
@@ -32,8 +33,10 @@ from tunnelwrap.config.fields import (
     EspSuiteText,
     FileName,
     Host,
+    HttpsUrl,
     IdentityText,
     IkeSuiteText,
+    MailAddress,
     Many,
     Network,
     PatternText,
@@ -44,11 +47,13 @@ from tunnelwrap.config.fields import (
     Selectors,
     ServerName,
     Some,
+    is_address,
     wrong,
 )
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
 from tunnelwrap.demux.listener import Limits as StreamLimits
 from tunnelwrap.demux.routing import Backend, Routing
+from tunnelwrap.demux.shown import ACME_PROTOCOL
 from tunnelwrap.ike.policy import ChildLifetime, Limits, Retransmission
 from tunnelwrap.path import Carrier
 
@@ -274,6 +279,34 @@ class Tls(Section):
         return self
 
 
+class Acme(Section):
+    """From whom the certificate for the TLS ports is had instead, and how. RFC 8555."""
+
+    directory: HttpsUrl = Field(description="the URL of the ACME server's directory")
+    terms_agreed: bool = False
+    email: MailAddress | None = None
+    challenge: Literal["tls-alpn-01", "http-01"] = "tls-alpn-01"
+    http_port: Port = 80
+    names: Many[ServerName] = ()
+    eab_key_id: str | None = None
+    eab_key: ExternalKey | None = None
+    ca: AuthorityCertificates | None = None
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if not self.terms_agreed:
+            raise wrong("terms_agreed = true, once you have read the terms of the ACME server")
+        if any(name.startswith("*.") for name in self.names):
+            raise wrong(
+                "names without *.", "no challenge that we know proves all names of a domain"
+            )
+        if (self.eab_key_id is None) != (self.eab_key is None):
+            raise wrong("eab_key_id and eab_key together")
+        if self.ca is not None and self.ca.file is None:
+            raise wrong("a file name for ca", "it stands in this file")
+        return self
+
+
 class WebSocket(Section):
     """Where IKE streams can be had in a WebSocket: on the TLS ports, and for reverse proxies."""
 
@@ -316,12 +349,25 @@ class StreamPorts(Section):
     strangers: Annotated[int, Field(ge=1)] = _STREAMS.strangers
     strangers_per_address: Annotated[int, Field(ge=1)] = _STREAMS.strangers_per_origin
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names whose TLS ends here, in lower case: its own one, and those of its certificate."""
+        return frozenset(self.certified) | {self.name.lower().removesuffix(".")}
+
+    @property
+    def certified(self) -> tuple[str, ...]:
+        """Names that a certificate by ACME has."""
+        return ()
+
     @model_validator(mode="after")
     def _has_certificate(self) -> Self:
-        if self.tls_ports and self.tls is None:
+        if self.tls_ports and self.tls is None and not self.certified:
             expected = f"a table [{self.TABLE}.tls] with certificate and key, or tls_ports = []"
             raise wrong(expected)
         return self
+
+    def _stream_ports(self) -> tuple[int, ...]:
+        return (*self.tcp_ports, *self.tls_ports)
 
     @model_validator(mode="after")
     def _listens_once_on_a_port(self) -> Self:
@@ -336,7 +382,7 @@ class StreamPorts(Section):
     def _keeps_its_own_visitors(self) -> Self:
         for number, route in enumerate(self.routes):
             where = f"routes[{number}]"
-            if self.name.lower().removesuffix(".") in route.sni and not route.alpn:
+            if not self.names.isdisjoint(route.sni) and not route.alpn:
                 expected = f"other names than the {self.TABLE}'s, or alpn beside it"
                 raise wrong(expected, f"sni of {where}")
             if self._is_own(route.backend):
@@ -346,7 +392,7 @@ class StreamPorts(Section):
 
     def _is_own(self, backend: Backend) -> bool:
         """Whether that is a stream port of ours, as far as can be seen here."""
-        listening = [(self.listen, (*self.tcp_ports, *self.tls_ports))]
+        listening = [(self.listen, self._stream_ports())]
         if self.websocket:
             listening.append((self.websocket.listen, self.websocket.ports))
         return any(
@@ -367,6 +413,7 @@ class Gateway(StreamPorts):
 
     TABLE = "gateway"
 
+    acme: Acme | None = None
     udp_ike_port: Port = 500
     udp_nat_port: Port = 4500
     half_open: Annotated[int, Field(ge=1)] = _LIMITS.half_open
@@ -378,6 +425,27 @@ class Gateway(StreamPorts):
     data_plane: DataPlaneName = "auto"
     control_socket: FileName
     state_directory: FileName
+
+    @property
+    def certified(self) -> tuple[str, ...]:
+        """Names that a certificate by ACME has."""
+        own = (self.name.lower().removesuffix("."),)
+        return () if self.acme is None else self.acme.names or own
+
+    @model_validator(mode="after")
+    def _can_have_certificate(self) -> Self:
+        if self.acme is None:
+            return self
+        if self.tls is not None or not self.tls_ports:
+            raise wrong("one of [gateway.tls] and [gateway.acme], and tls_ports")
+        if not self.acme.names and is_address(self.name):
+            raise wrong("acme.names", "the gateway's name is an address")
+        is_asked_elsewhere = any(ACME_PROTOCOL in route.alpn for route in self.routes)
+        if self.acme.challenge == "tls-alpn-01" and is_asked_elsewhere:
+            raise wrong('challenge = "http-01", or no route for acme-tls/1')
+        if self.acme.challenge == "http-01" and self.acme.http_port in self._stream_ports():
+            raise wrong("an http_port of its own", f"{self.acme.http_port} is another port already")
+        return self
 
     @model_validator(mode="after")
     def _has_two_udp_ports(self) -> Self:

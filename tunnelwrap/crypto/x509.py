@@ -117,6 +117,23 @@ def names_of(certificate: x509.Certificate) -> list[tuple[IdType, bytes]]:
     return names
 
 
+def server_names(certificate: x509.Certificate) -> list[str]:
+    """The hosts that a TLS server may be with it: names, perhaps ``*.domain``, and addresses."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (ValueError, x509.ExtensionNotFound):
+        return []
+    names = extension.value.get_values_for_type(x509.DNSName)
+    return [*names, *map(str, extension.value.get_values_for_type(x509.IPAddress))]
+
+
+def names_server(certificate: x509.Certificate, host: str) -> bool:
+    """Whether clients that connect to a host will take it for that. RFC 9525 §6.3."""
+    wanted = host.lower().removesuffix(".")
+    below = f"*.{wanted.partition('.')[2]}"
+    return any(name.lower() in (wanted, below) for name in server_names(certificate))
+
+
 class TrustStore:
     """The certification authorities that we trust. RFC 5280 §6.1.1 (d)."""
 

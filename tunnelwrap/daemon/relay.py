@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Final
 
 from tunnelwrap.config.wrapper import RelayFile
+from tunnelwrap.daemon.certificates import keeper_of
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.lanes import Lane, Lanes, Limits
 from tunnelwrap.daemon.ports import names_of_ports, stream_listeners, take_all_descriptors
@@ -42,6 +43,7 @@ class Relay:
         limits = Limits(settings.clients, settings.clients_per_address, settings.keep_s)
         self._daemon = SocketAddress(settings.daemon, settings.daemon_port)
         self._lanes = Lanes(self._daemon, settings.sources, limits, self._loop)
+        self._keeper = keeper_of(settings)
         self._control = ControlServer(
             settings.control_socket, {"status": self._status, "disconnect": self._disconnect}
         )
@@ -49,6 +51,11 @@ class Relay:
     def stop(self) -> None:
         """End it in good order."""
         self._stopped.set()
+
+    def reload(self) -> None:
+        """See at once whether there is a new certificate for TLS."""
+        if self._keeper is not None:
+            self._keeper.reload()
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -59,15 +66,20 @@ class Relay:
         descriptors = take_all_descriptors()
         try:
             await self._control.start()
-            for listener in stream_listeners(self._settings, descriptors, self._lanes.admit):
+            shown = self._keeper.shown if self._keeper else None
+            admit = self._lanes.admit
+            for listener in stream_listeners(self._settings, descriptors, admit, shown):
                 self._listeners.append(listener)
             async with asyncio.TaskGroup() as tasks:
                 for listener in self._listeners:
                     tasks.create_task(listener.run())
-                reaper = tasks.create_task(self._reap())
+                lasting = [tasks.create_task(self._reap())]
+                if self._keeper is not None:
+                    lasting.append(tasks.create_task(self._keeper.run()))
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
-                reaper.cancel()
+                for task in lasting:
+                    task.cancel()
                 for listener in self._listeners:
                     listener.close()
         finally:

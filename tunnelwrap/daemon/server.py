@@ -20,6 +20,7 @@ from tunnelwrap.config.compose import connection_policies, limits
 from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.model import Pool as PoolSettings
 from tunnelwrap.config.selectors import parse_selector
+from tunnelwrap.daemon.certificates import keeper_of
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.host import Host, check_rights
@@ -112,6 +113,7 @@ class Server:
         self._driver.find_udp_by(self._udp_transport)
         self._udp: list[UdpListener] = []
         self._streams: list[Listener] = []
+        self._keeper = keeper_of(file.gateway)
         self._control = ControlServer(
             file.gateway.control_socket,
             {"status": self._status, "disconnect": self._disconnect},
@@ -121,6 +123,11 @@ class Server:
     def stop(self) -> None:
         """End it in good order."""
         self._stopped.set()
+
+    def reload(self) -> None:
+        """See at once whether there is a new certificate for TLS."""
+        if self._keeper is not None:
+            self._keeper.reload()
 
     async def run(self) -> None:
         """Serve until told to stop.
@@ -139,11 +146,14 @@ class Server:
             async with asyncio.TaskGroup() as tasks:
                 for listener in self._streams:
                     tasks.create_task(listener.run())
-                reaper = tasks.create_task(self._reap())
+                lasting = [tasks.create_task(self._reap())]
+                if self._keeper is not None:
+                    lasting.append(tasks.create_task(self._keeper.run()))
                 logger.info("%s", self._plane)
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
-                reaper.cancel()
+                for task in lasting:
+                    task.cancel()
                 await self._say_goodbye()
                 for listener in self._streams:
                     listener.close()
@@ -222,7 +232,9 @@ class Server:
         return None
 
     def _listen_streams(self, descriptors: int) -> None:
-        for listener in stream_listeners(self._file.gateway, descriptors, self._on_stream):
+        shown = self._keeper.shown if self._keeper else None
+        own = self._file.gateway
+        for listener in stream_listeners(own, descriptors, self._on_stream, shown):
             self._streams.append(listener)
 
     def _on_stream(
@@ -328,6 +340,7 @@ class Server:
             role="gateway",
             name=self._name,
             streams=dict(streams),
+            certificate=self._keeper.status() if self._keeper else None,
         )
 
     async def _disconnect(self) -> Answer:

@@ -28,6 +28,7 @@ from tunnelwrap.demux.decoy import BAD_REQUEST, Upgrade, refuse_plain_http, serv
 from tunnelwrap.demux.forward import Forwarder
 from tunnelwrap.demux.places import Places
 from tunnelwrap.demux.routing import Backend, Routing
+from tunnelwrap.demux.shown import Shown, bare_context
 from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.demux.stranger import Stranger
 from tunnelwrap.errors import ConfigError, Malformed, TransportError
@@ -46,9 +47,6 @@ Carrier.WEBSOCKET, in TLS or not, it begins behind the opening handshake.
 If it raises, the socket is still ours, and is closed; OSError says that the peer left meanwhile,
 TransportError that there is no room for it.
 """
-
-# RFC 9325 §4.2; TLS 1.3 has none but good ones.
-_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 _TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
 _BACKLOG: Final = 1024
@@ -74,12 +72,12 @@ class Site:
     """The web server that strangers see on a port.
 
     Args:
-        context: as ``server_context`` makes it. Without one HTTP is spoken without TLS, with a
-            reverse proxy, whose business TLS is then.
+        shown: what is shown in TLS. Without it HTTP is spoken without TLS, with a reverse proxy,
+            whose business TLS is then.
         secret_path: where IKE streams can be had in a WebSocket; none: nowhere.
     """
 
-    context: ssl.SSLContext | None = None
+    shown: Shown | None = None
     secret_path: bytes | None = field(default=None, repr=False)
 
 
@@ -98,11 +96,7 @@ def server_context(certificate_file: FilePath, key_file: FilePath) -> ssl.SSLCon
     problems = [text for file in (certificate_file, key_file) if (text := _unreadable(file))]
     if problems:
         raise ConfigError(problems)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_ciphers(_CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
+    context = bare_context()
     try:
         # A password, lest OpenSSL ask the terminal for that of an encrypted key.
         context.load_cert_chain(certificate_file, key_file, password="")
@@ -126,8 +120,8 @@ class Listener:
     """A TCP port for IKE streams, bare and, beside a web site, in it; it turns away all the rest.
 
     ``counters`` tell what became of connections: accepted or shed; tls where one begins with
-    it; then ike_tcp, ike_tls, http or other; ike_ws where http became a WebSocket; without a
-    verdict timed_out, closed_early, tls_failed.
+    it; then ike_tcp, ike_tls, http or other; ike_ws where http became a WebSocket; acme where a
+    proof was shown; without a verdict timed_out, closed_early, tls_failed.
     Of those for servers behind us: tls_passed, ssh, openvpn, http, other or silent, and then "to"
     with the server, unreachable or shed. Those for whom a proxy spoke are proxied; proxy_refused
     is one that should have and did not, or did and should not have. exhausted counts pauses for
@@ -155,8 +149,8 @@ class Listener:
         routing: Routing = _NO_ROUTES,
     ) -> None:
         self._on_stream, self._site, self._limits = on_stream, site, limits
-        self._context = site.context if site else None
-        self._is_behind_proxy = site is not None and site.context is None
+        self._shown = site.shown if site else None
+        self._is_behind_proxy = site is not None and site.shown is None
         self._loop = asyncio.get_running_loop()
         self._closing = asyncio.Event()
         self._pause: asyncio.TimerHandle | None = None
@@ -284,8 +278,11 @@ class Listener:
                 await self._forward(stranger, backend)
                 return
             async with asyncio.timeout_at(deadline):
-                verdict, received = await self._judge(stranger)
-            await self._welcome(stranger, verdict, received)
+                judged = await self._judge(stranger)
+            if judged is None:
+                await stranger.finish()
+            else:
+                await self._welcome(stranger, *judged)
         except Malformed:
             self._count(stranger, "proxy_refused")
         except TransportError:
@@ -320,13 +317,17 @@ class Listener:
         if await self._forwarder.forward(stranger.sock, stranger.ends, backend, tell):
             await stranger.finish()
 
-    async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes]:
-        """What it is, and what had to be read to know."""
+    async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes] | None:
+        """What it is, and what had to be read to know; None: it has seen a proof, and is done."""
         verdict = await stranger.peek()
-        if verdict is not Verdict.TLS or self._context is None:
+        if verdict is not Verdict.TLS or self._shown is None:
             return verdict, b""
         self._count(stranger, "tls")
-        await stranger.begin_tls(self._context)
+        proof = await self._shown.proof_for(stranger.sock)
+        await stranger.begin_tls(proof or self._shown.context)
+        if proof is not None:
+            self._count(stranger, "acme")
+            return None
         return await stranger.read()
 
     async def _welcome(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:

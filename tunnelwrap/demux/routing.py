@@ -42,13 +42,13 @@ class Route:
     sni: tuple[str, ...] = ()
     alpn: tuple[str, ...] = ()
 
-    def takes(self, hello: ClientHello, own_name: str) -> bool:
-        """Whether it fits. Our own name is left here, unless a protocol is asked for by the route.
+    def takes(self, hello: ClientHello, own_names: frozenset[str]) -> bool:
+        """Whether it fits. Our own names are left here, unless the route asks for a protocol.
 
         Names are compared without regard to case. RFC 6066 §3.
         """
         name = (hello.sni or "").lower().removesuffix(".")
-        if name == own_name and not self.alpn:
+        if name in own_names and not self.alpn:
             return False
         has_protocol = not self.alpn or not set(self.alpn).isdisjoint(hello.alpn)
         return has_protocol and (not self.sni or any(_fits(name, each) for each in self.sni))
@@ -66,14 +66,14 @@ class Routing:
 
     Args:
         routes: in the order in which they are tried; names in them are in lower case.
-        own_name: whose TLS ends here.
+        own_names: whose TLS ends here; in lower case.
         proxies: whose connections begin with a PROXY header, which is believed; no one else's may.
         silence_s: how long a visitor may say nothing until the route for silent ones is taken.
         idle_s: how long nobody may say anything on a connection that was sent on; 0: for ever.
     """
 
     routes: tuple[Route, ...] = ()
-    own_name: str = ""
+    own_names: frozenset[str] = frozenset()
     proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     silence_s: float = 3.0
     idle_s: float = 600.0
@@ -94,7 +94,7 @@ class Routing:
 
     def backend_for(self, hello: ClientHello) -> Backend | None:
         """Who serves a TLS client; None: we do."""
-        fitting = (each for each in self._of(Verdict.TLS) if each.takes(hello, self.own_name))
+        fitting = (each for each in self._of(Verdict.TLS) if each.takes(hello, self.own_names))
         return next((route.backend for route in fitting), None)
 
     def _of(self, first: Verdict) -> Iterator[Route]:

@@ -1,4 +1,4 @@
-"""Secrets of a daemon that must survive it, each in a file of its own."""
+"""Secrets of a daemon that must survive it, each in a file of its own; and other such files."""
 
 import os
 import secrets
@@ -25,14 +25,24 @@ def lasting_secret(path: Path) -> Secret:
         raise StoreError(f"{path}: {error.strerror}") from error
 
 
-def _make(path: Path) -> Secret:
-    """Written beside its place first: a crash leaves a whole file or none."""
+def write_private(path: Path, octets: bytes) -> None:
+    """Write a file for its owner alone, beside its place first: a crash leaves the old or the new.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    octets = secrets.token_bytes(LENGTH)
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(octets)
+        file.flush()
+        os.fsync(descriptor)
     draft.replace(path)
+
+
+def _make(path: Path) -> Secret:
+    octets = secrets.token_bytes(LENGTH)
+    write_private(path, octets)
     return Secret(octets)

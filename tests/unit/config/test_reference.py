@@ -30,6 +30,8 @@ NAMES = tuple(KINDS)
 REFERENCES = {name: kind for name, kind in KINDS.items() if "psk" not in name}
 WITHOUT_DEFAULT = {
     *("gateway.redirect_to", "connections.clients.redirect_to"),
+    *(f"gateway.acme.{key}" for key in ("directory", "terms_agreed", "email", "challenge")),
+    *(f"gateway.acme.{key}" for key in ("http_port", "names", "eab_key_id", "eab_key", "ca")),
     *(
         f"{role}.routes.{key}"
         for role in ("gateway", "relay")
@@ -130,9 +132,9 @@ def test_no_line_but_a_list_of_suites_is_long(name: str) -> None:
 
 
 def document_of(name: str) -> dict[str, object]:
-    """A reference with the keys in it that are left out: lines ``#key = value``, ``#[[table]]``."""
+    """A reference with the keys in it that are left out: lines ``#key = value``, ``#[table]``."""
     text = (CONFIGS / name).read_text()
-    return tomllib.loads(re.sub(r"^#(?=\w+ = |\[\[)", "", text, flags=re.MULTILINE))
+    return tomllib.loads(re.sub(r"^#(?=\w+ = |\[)", "", text, flags=re.MULTILINE))
 
 
 def values_in(table: object, place: str = "") -> Iterator[tuple[str, object]]:

@@ -47,7 +47,7 @@ def gateway_with(routes: str, more: str = "tls_ports = []") -> str:
 def test_none_by_default(tmp_path: Path) -> None:
     gateway = load_gateway(written(tmp_path, GATEWAY)).gateway
 
-    assert routing(gateway) == Routing(own_name="vpn.example.org")
+    assert routing(gateway) == Routing(own_names=frozenset({"vpn.example.org"}))
     assert stream_limits(gateway, PLENTY) == Limits()
 
 
@@ -65,7 +65,7 @@ def test_routes_in_their_order(tmp_path: Path) -> None:
             Route(Verdict.SSH, Backend("2001:db8::1", 22)),
             Route(Verdict.SILENT, Backend("mail.example.net", 25)),
         ),
-        "vpn.example.org",
+        frozenset({"vpn.example.org"}),
         (ip_network("192.0.2.1/32"), ip_network("10.0.0.0/8")),
         silence_s=1,
         idle_s=0,

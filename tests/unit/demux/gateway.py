@@ -14,6 +14,7 @@ import tunnelwrap.path
 from tests.kit.certs import authority, entity
 from tunnelwrap.demux.listener import Limits, Listener, Site
 from tunnelwrap.demux.routing import Routing
+from tunnelwrap.demux.shown import Shown
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX, frame
 
@@ -62,6 +63,8 @@ async def gateway(
     addresses: Sequence[str] = ("127.0.0.1",),
     routing: Routing | None = None,
     secret_path: str | None = None,
+    *,
+    shown: Shown | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that must leave no descriptor and no task behind."""
     before = descriptors()
@@ -79,9 +82,10 @@ async def gateway(
         streams.put_nowait((sock, path.carrier, received))
 
     ips = [ip_address(each) for each in addresses]
-    site = Site(context, secret_path.encode() if secret_path else None)
+    shown = shown or (Shown(context) if context else None)
+    site = Site(shown, secret_path.encode() if secret_path else None)
     listener = Listener(
-        *(ips, 0, take, site if context or secret_path else None),
+        *(ips, 0, take, site if shown or secret_path else None),
         limits or Limits(),
         routing or Routing(),
     )

@@ -15,7 +15,7 @@ def tls(backend: Backend, *sni: str, alpn: tuple[str, ...] = ()) -> Route:
 
 
 def chosen(sni: str | None, *alpn: str, routes: tuple[Route, ...]) -> Backend | None:
-    return Routing(routes, OURS).backend_for(ClientHello(sni, alpn))
+    return Routing(routes, frozenset({OURS})).backend_for(ClientHello(sni, alpn))
 
 
 @pytest.mark.parametrize(
