@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from tests.kit.certs import authority, entity
 
-PopenLike = Callable[[list[str], Mapping[str, str], IO[bytes]], "subprocess.Popen[bytes]"]
+LOCALHOST = "127.0.0.1"
 REFUSED = "refused.example"
 EAB_KEY_ID, EAB_KEY = "kid-1", "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+QUIET = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0", "PEBBLE_WFE_NONCEREJECT": "0"}
+"""It looks at once, each time anew, and takes every good nonce."""
+
 _START_S = 20.0
 
 
@@ -39,15 +41,8 @@ class Pebble:
 
 def free_port() -> int:
     """A TCP port that nobody has at this time."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+    with socket.create_server((LOCALHOST, 0)) as sock:
         return int(sock.getsockname()[1])
-
-
-def popen(
-    command: list[str], environment: Mapping[str, str], log: IO[bytes]
-) -> "subprocess.Popen[bytes]":
-    """Start a program on this host."""
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
 @contextmanager
@@ -58,55 +53,78 @@ def pebble(
     http_port: int = 80,
     lifetime_s: int = 90 * 86400,
     needs_binding: bool = False,
-    listen: str = "127.0.0.1",
-    target: str = "127.0.0.1",
-    start: PopenLike = popen,
-    port: int = 0,
 ) -> Iterator[Pebble]:
-    """Run it: names are proven on these ports of one address."""
-    port = port or free_port()
-    dns, made = (
-        free_port(),
-        Pebble(f"https://{listen}:{port}/dir", folder / "web-ca.pem", folder / "log"),
-    )
-    web_ca = authority("CN=Pebble Web CA")
-    own = entity("CN=pebble", web_ca, number=4, sans=(listen, "localhost"))
-    made.ca_file.write_bytes(web_ca.pem)
-    (folder / "web.pem").write_bytes(own.pem)
-    (folder / "web.key").write_bytes(own.key_pem)
+    """Run it on loopback, where it sees the proofs of names on these ports."""
     settings = {
-        "listenAddress": f"{listen}:{port}",
-        "managementListenAddress": "",
-        "certificate": str(folder / "web.pem"),
-        "privateKey": str(folder / "web.key"),
         "httpPort": http_port,
         "tlsPort": tls_port,
-        "ocspResponderURL": "",
         "externalAccountBindingRequired": needs_binding,
-        "externalAccountMACKeys": {EAB_KEY_ID: EAB_KEY},
-        "domainBlocklist": [REFUSED],
         "certificateValidityPeriod": lifetime_s,
     }
-    (folder / "pebble.json").write_text(json.dumps({"pebble": settings}))
-    environment = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_AUTHZREUSE": "0"}
-    environment["PEBBLE_WFE_NONCEREJECT"] = "0"
-    names = [
-        *("pebble-challtestsrv", "-dns01", f"127.0.0.1:{dns}", "-management", ""),
+    with ExitStack() as running:
+
+        def start(*command: str, log: Path, environment: Mapping[str, str]) -> None:
+            with log.open("wb") as file:
+                process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+            running.enter_context(process)
+            running.callback(process.terminate)
+
+        yield start_pebble(folder, start, LOCALHOST, LOCALHOST, settings)
+
+
+def start_pebble(
+    folder: Path,
+    start: Callable[..., object],
+    address: str,
+    target: str,
+    settings: Mapping[str, object],
+) -> Pebble:
+    """Start it on a host; whoever gives ``start`` ends it.
+
+    Args:
+        folder: for its files.
+        start: starts a program, as ``Namespace.popen`` does.
+        address: where it listens.
+        target: where every name leads.
+        settings: of its own, over ours.
+    """
+    port, dns = free_port(), f"{LOCALHOST}:{free_port()}"
+    made = Pebble(f"https://{address}:{port}/dir", folder / "web-ca.pem", folder / "pebble.log")
+    web_ca = authority("CN=Pebble Web CA")
+    own = entity("CN=pebble", web_ca, number=4, sans=(address,))
+    made.ca_file.write_bytes(web_ca.pem)
+    (folder / "pebble.pem").write_bytes(own.pem)
+    (folder / "pebble.key").write_bytes(own.key_pem)
+    all_settings = {
+        "listenAddress": f"{address}:{port}",
+        "managementListenAddress": "",
+        "certificate": str(folder / "pebble.pem"),
+        "privateKey": str(folder / "pebble.key"),
+        "httpPort": 80,
+        "tlsPort": 443,
+        "externalAccountMACKeys": {EAB_KEY_ID: EAB_KEY},
+        "domainBlocklist": [REFUSED],
+        **settings,
+    }
+    file = folder / "pebble.json"
+    file.write_text(json.dumps({"pebble": all_settings}))
+    environment = {**os.environ, **QUIET}
+    start(
+        *("pebble-challtestsrv", "-dns01", dns, "-management", ""),
         *("-http01", "", "-https01", "", "-tlsalpn01", ""),
         *("-defaultIPv4", target, "-defaultIPv6", ""),
-    ]
-    server = ["pebble", "-config", str(folder / "pebble.json"), "-dnsserver", f"127.0.0.1:{dns}"]
-    with ExitStack() as running, made.log_file.open("wb") as log:
-        for command in (names, server):
-            process = running.enter_context(start(command, environment, log))
-            running.callback(process.terminate)
-        _wait(made, listen, port)
-        yield made
+        log=folder / "names.log",
+        environment=environment,
+    )
+    command = ("pebble", "-config", str(file), "-dnsserver", dns)
+    start(*command, log=made.log_file, environment=environment)
+    _wait(made, "ACME directory available")
+    return made
 
 
-def _wait(made: Pebble, host: str, port: int) -> None:
+def _wait(made: Pebble, text: str) -> None:
     deadline = time.monotonic() + _START_S
-    while f"Listening on: {host}:{port}" not in made.log():
+    while text not in made.log():
         assert time.monotonic() < deadline, made.log()
         time.sleep(0.02)
 
