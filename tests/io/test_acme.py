@@ -133,6 +133,20 @@ async def test_what_is_kept_is_for_its_owner_and_used_again(tmp_path: Path, serv
     assert server.orders() == before
 
 
+async def test_what_was_kept_and_is_spoiled_is_had_anew(
+    tmp_path: Path, server: Pebble, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with kept(tmp_path, server) as keeper:
+        await issued(keeper)
+    (stored,) = (tmp_path / "state").rglob("certificate.pem")
+    stored.write_bytes(stored.read_bytes()[:500])
+
+    async with kept(tmp_path, server) as keeper:
+        assert "the stored certificate is of no use: " in _warning(caplog)
+        await issued(keeper)
+        assert await shown() is not None
+
+
 async def test_another_name_takes_another_certificate(tmp_path: Path, server: Pebble) -> None:
     async with kept(tmp_path, server) as keeper:
         await issued(keeper)

@@ -167,6 +167,14 @@ def test_a_certificate_for_others(
         assert "gateway.name must be one that it has" in warning
 
 
+def test_an_address_is_found_however_it_is_written(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    files.write(own(5, "2001:db8::1"))
+    FileKeeper("2001:DB8:0::1", files.certificate, files.key)
+    assert caplog.messages == []
+
+
 async def test_links_are_followed(files: Files, tmp_path: Path) -> None:
     """As certbot has them: the link changes, and the files never do."""
     link = tmp_path / "live.pem"

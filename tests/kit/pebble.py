@@ -90,22 +90,8 @@ def start_pebble(
     """
     port, dns = free_port(), f"{LOCALHOST}:{free_port()}"
     made = Pebble(f"https://{address}:{port}/dir", folder / "web-ca.pem", folder / "pebble.log")
-    web_ca = authority("CN=Pebble Web CA")
-    own = entity("CN=pebble", web_ca, number=4, sans=(address,))
-    made.ca_file.write_bytes(web_ca.pem)
-    (folder / "pebble.pem").write_bytes(own.pem)
-    (folder / "pebble.key").write_bytes(own.key_pem)
-    all_settings = {
-        "listenAddress": f"{address}:{port}",
-        "managementListenAddress": "",
-        "certificate": str(folder / "pebble.pem"),
-        "privateKey": str(folder / "pebble.key"),
-        "httpPort": 80,
-        "tlsPort": 443,
-        "externalAccountMACKeys": {EAB_KEY_ID: EAB_KEY},
-        "domainBlocklist": [REFUSED],
-        **settings,
-    }
+    _certify(made, address, folder)
+    all_settings = {**_settings(folder, f"{address}:{port}"), **settings}
     file = folder / "pebble.json"
     file.write_text(json.dumps({"pebble": all_settings}))
     environment = {**os.environ, **QUIET}
@@ -120,6 +106,28 @@ def start_pebble(
     start(*command, log=made.log_file, environment=environment)
     _wait(made, "ACME directory available")
     return made
+
+
+def _certify(made: Pebble, address: str, folder: Path) -> None:
+    """Its own certificate, which has nothing to do with those that it gives."""
+    web_ca = authority("CN=Pebble Web CA")
+    own = entity("CN=pebble", web_ca, number=4, sans=(address,))
+    made.ca_file.write_bytes(web_ca.pem)
+    (folder / "pebble.pem").write_bytes(own.pem)
+    (folder / "pebble.key").write_bytes(own.key_pem)
+
+
+def _settings(folder: Path, where: str) -> dict[str, object]:
+    return {
+        "listenAddress": where,
+        "managementListenAddress": "",
+        "certificate": str(folder / "pebble.pem"),
+        "privateKey": str(folder / "pebble.key"),
+        "httpPort": 80,
+        "tlsPort": 443,
+        "externalAccountMACKeys": {EAB_KEY_ID: EAB_KEY},
+        "domainBlocklist": [REFUSED],
+    }
 
 
 def _wait(made: Pebble, text: str) -> None:

@@ -7,8 +7,9 @@ critical extension we do not know.
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, TypeVar
 
 from cryptography import x509
@@ -130,6 +131,8 @@ def server_names(certificate: x509.Certificate) -> list[str]:
 def names_server(certificate: x509.Certificate, host: str) -> bool:
     """Whether clients that connect to a host will take it for that. RFC 9525 §6.3."""
     wanted = host.lower().removesuffix(".")
+    with suppress(ValueError):
+        wanted = str(ip_address(wanted))  # as it stands in the list
     below = f"*.{wanted.partition('.')[2]}"
     return any(name.lower() in (wanted, below) for name in server_names(certificate))
 

@@ -256,15 +256,24 @@ class AcmeKeeper(Keeper):
         if self._certificate is None:
             names, place = ", ".join(self._names), self._settings.directory
             logger.info("no certificate yet, TLS has to wait: %s is asked for %s", place, names)
+        self._next_try = (
+            now + self._retry_s
+        )  # whatever becomes of it: no server is asked all the time
         try:
             write_private(self._file, await self._obtained())
             self._show(self._file, self._file)
+            self._check_names()
         except (CertificateError, ConfigError, StoreError, TransportError, OSError) as error:
             self._try_later(str(error))
         else:
             self._problem, self._retry_s = "", self._times.retry_s
             names, due = ", ".join(self._names), self._due()
             logger.info("new certificate for %s, to be renewed on %s", names, f"{due:%F %T %Z}")
+
+    def _check_names(self) -> None:
+        own = self._certificate
+        if missing := set(self._names) - set(server_names(own) if own else ()):
+            raise CertificateError(f"its certificate lacks {', '.join(sorted(missing))}")
 
     def _try_later(self, problem: str) -> None:
         wait_s = self._retry_s * SystemRandom().uniform(0.9, 1.1)
