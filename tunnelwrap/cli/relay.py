@@ -37,8 +37,8 @@ def relay(file: Path, *, debug: bool, quiet: bool) -> None:
       no MOBIKE, or it may stay: the relay's addresses never change
 
     The line "ready" in the log says that clients can connect. SIGHUP has it look at once for a new
-    certificate on the TLS ports, which it does each minute anyway. No privilege is needed but that for
-    ports below 1024 (CAP_NET_BIND_SERVICE).
+    certificate on the TLS ports, which it does each minute anyway. No privilege is needed but that
+    for ports below 1024 (CAP_NET_BIND_SERVICE).
 
     \b
     Examples:
