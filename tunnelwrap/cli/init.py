@@ -88,6 +88,13 @@ Examples:
     " own]",
 )
 @click.option(
+    "--proxy",
+    multiple=True,
+    metavar="NETWORK",
+    help="Address or network of a proxy in front of the gateway, which says by a PROXY header whom"
+    " it speaks for; may be repeated.  [default: none]",
+)
+@click.option(
     "--client",
     default="client",
     show_default=True,

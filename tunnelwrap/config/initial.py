@@ -118,6 +118,7 @@ class Wish(Section):
     network: Many[Network] = ()
     pool: Many[Network] = ()
     dns: Many[Address] = ()
+    proxy: Many[Network] = ()
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -160,7 +161,7 @@ def _check_fit(wish: Wish, gateway: Path, *, is_new: bool) -> None:
         expected = "expected a host name or an IP address"
         raise ConfigError([f"--address: found nothing, {expected} (there is no {gateway} yet)"])
     if not is_new:
-        only_new = {"name": wish.name, "network": wish.network, "pool": wish.pool, "dns": wish.dns}
+        only_new = {key: getattr(wish, key) for key in ("name", "network", "pool", "dns", "proxy")}
         given = [f"--{option}" for option, value in only_new.items() if value]
         hint = f"{gateway} exists; for another client of it give --client alone"
         if given:
@@ -189,6 +190,7 @@ def _gateway_text(wish: Wish, name: str) -> str:
     everything = [_ for _ in ALL_ADDRESSES if _of_version(pools, 6 if ":" in _ else 4)]
     reachable = [str(network) for network in wish.network] or everything
     dns = f"dns = {_list(wish.dns)}\n" if wish.dns else ""
+    proxies = f"proxies = {_list(wish.proxy)}  # their PROXY headers count\n" if wish.proxy else ""
     return f"""\
 # The gateway {name}. Names of files are relative to the directory of this one.
 #
@@ -197,7 +199,7 @@ def _gateway_text(wish: Wish, name: str) -> str:
 
 [gateway]
 name = {toml_text(name)}
-
+{proxies}
 [gateway.tls]
 certificate = "{_GATEWAY_PEM}"
 key = "{_GATEWAY_KEY}"

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from tunnelwrap.config.compose import routing, stream_limits
 from tunnelwrap.config.model import StreamPorts
+from tunnelwrap.demux.given import given_sockets
 from tunnelwrap.demux.listener import Listener, OnStream, Site
 from tunnelwrap.demux.routing import Routing
 from tunnelwrap.demux.shown import Shown
@@ -16,7 +17,7 @@ from tunnelwrap.path import IpAddress
 def stream_listeners(
     own: StreamPorts, descriptors: int, on_stream: OnStream, shown: Shown | None
 ) -> Iterator[Listener]:
-    """A listener for each port, one after the other.
+    """A listener for each port, one after the other; on sockets of the service manager's, if any.
 
     Args:
         own: the configuration.
@@ -28,8 +29,9 @@ def stream_listeners(
         TransportError: an address cannot be had.
     """
     allowed = stream_limits(own, descriptors)
-    for addresses, port, site, to in _ports(own, shown):
-        yield Listener(addresses, port, on_stream, site, allowed, to)
+    with given_sockets() as given:
+        for addresses, port, site, to in _ports(own, shown):
+            yield Listener(given.take(port) or addresses, port, on_stream, site, allowed, to)
 
 
 def names_of_ports(own: StreamPorts) -> list[str]:

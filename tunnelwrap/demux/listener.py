@@ -128,7 +128,8 @@ class Listener:
     want of descriptors, failed what is our own fault.
 
     Args:
-        addresses: where to listen; IPv6 addresses serve IPv6 only.
+        addresses: where to listen; IPv6 addresses serve IPv6 only. Or sockets that do so already,
+            which are ours from now on.
         port: the same on all of them; 0 lets the host choose one for each.
         on_stream: takes over IKE streams.
         site: what else there is to see; without one all but bare IKE streams is closed.
@@ -141,7 +142,7 @@ class Listener:
 
     def __init__(
         self,
-        addresses: Sequence[IpAddress],
+        addresses: Sequence[IpAddress | socket.socket],
         port: int,
         on_stream: OnStream,
         site: Site | None = None,
@@ -161,7 +162,7 @@ class Listener:
         self._routing = routing
         self._forwarder = Forwarder(routing)
         self._reserve: socket.socket | None = None
-        self._sockets = _bind_all([SocketAddress(ip, port) for ip in addresses])
+        self._sockets = _bind_all(addresses, port)
         self._ports = tuple(int(each.getsockname()[1]) for each in self._sockets)
         self.counters: Counter[str] = Counter()
 
@@ -375,11 +376,17 @@ class Listener:
         logger.debug("%s: %s", stranger, what)
 
 
-def _bind_all(addresses: Sequence[SocketAddress]) -> list[socket.socket]:
+def _bind_all(addresses: Sequence[IpAddress | socket.socket], port: int) -> list[socket.socket]:
     with ExitStack() as bound:
-        found = [bound.enter_context(_bind(address)) for address in addresses]
+        found = [bound.enter_context(_listening(each, port)) for each in addresses]
         bound.pop_all()  # all or none
     return found
+
+
+def _listening(address: IpAddress | socket.socket, port: int) -> socket.socket:
+    if isinstance(address, socket.socket):
+        return address
+    return _bind(SocketAddress(address, port))
 
 
 def _bind(address: SocketAddress) -> socket.socket:

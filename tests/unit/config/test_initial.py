@@ -60,6 +60,13 @@ def test_everything_is_made(tmp_path: Path) -> None:
     assert result.is_new_gateway
 
 
+def test_a_proxy_in_front_of_the_gateway_is_believed(tmp_path: Path) -> None:
+    result = made(tmp_path, address=ADDRESS, proxy=("172.30.0.2", "fd00::/64"))
+
+    proxies = load_gateway(result.gateway, WHEN).gateway.proxies
+    assert [str(each) for each in proxies] == ["172.30.0.2/32", "fd00::/64"]
+
+
 def test_only_certificates_can_be_read_by_others(tmp_path: Path) -> None:
     directory = tmp_path / "gateway"
     made(directory, address=ADDRESS)
@@ -417,6 +424,7 @@ def test_a_gateway_twice(tmp_path: Path) -> None:
 
     hint = f"{tmp_path}/gateway.toml exists; for another client of it give --client alone"
     options = {"name": NAME, "network": ("10.0.0.0/8",), "pool": ("10.9.0.0/16",), "dns": ("::1",)}
+    options["proxy"] = ("10.0.0.9",)
     assert problems_of(tmp_path, address=ADDRESS, **options) == [
         f"--{option}: {hint}" for option in options
     ]
