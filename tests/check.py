@@ -29,6 +29,7 @@ PACKAGES = {
     "iperf3": "traffic through tunnels",
     "curl": "a visitor who knows nothing of tunnels",
     "nginx": "a reverse proxy before the gateway",
+    "libnginx-mod-stream": "the same for TLS that stays closed",
     "openssl": "a second opinion on TLS",
     "openssh-client": "a visitor for a server behind the gateway",
     "openssh-server": "that server",

@@ -1,4 +1,4 @@
-"""Sockets that a service manager hands over, in a process of its own: they are its descriptor 3 on."""
+"""Sockets that a service manager hands over, in a process of its own: its descriptors from 3 on."""
 
 import socket
 import subprocess
@@ -82,9 +82,8 @@ def test_the_sockets_of_other_ports_are_closed_and_told_of() -> None:
     with listening() as given, listening() as other:
         taken, _, warning = inherit(1, [given])
         assert taken == ""
-        assert warning == (
-            f"given a socket for TCP 127.0.0.1:{given.getsockname()[1]}, where nothing is configured"
-        )
+        where = f"127.0.0.1:{given.getsockname()[1]}"
+        assert warning == f"given a socket for TCP {where}, where nothing is configured"
         assert len(inherit(1, [given, other])) == 4
 
 

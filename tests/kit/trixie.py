@@ -121,7 +121,7 @@ def _download(packages: Path) -> None:
     """Fetch the packages with all that they depend on; the archive's signature is verified."""
     wanted = ["--download-only", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     done = subprocess.run(
-        ["debootstrap", *wanted, SUITE, str(packages), _mirror()],
+        ["debootstrap", *wanted, SUITE, str(packages), debian_mirror()],
         check=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -131,7 +131,7 @@ def _download(packages: Path) -> None:
     assert done.returncode == 0, f"debootstrap: {done.stdout[-3000:]}"
 
 
-def _mirror() -> str:
+def debian_mirror() -> str:
     """The mirror of Debian that this machine's apt uses."""
     wanted = ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"]
     done = subprocess.run(
