@@ -1,5 +1,9 @@
 """Gateway and client with the kernel's data plane, as they run.
 
+A daemon takes half a minute to start there, so that most of these are no part of the gate:
+
+    python -m tests.kit.kernel --timeout 1500 -- pytest tests/kernel/test_daemons.py
+
 The hosts are those of ``tests.kit.daemons``. This kernel has no tables of nftables, so there are no
 pools (they need rules for forwarding): each client brings the address that it has inside.
 """
@@ -13,7 +17,6 @@ from tests.kit.daemons import SITE, Daemon, Hosts, Issued, Toml, hosts, merged, 
 
 pytestmark = pytest.mark.kernel
 
-PLANES = ("kernel", "userspace")
 INNER, INNER_6 = "10.20.0.2", "fd20::2"
 
 
@@ -48,6 +51,7 @@ def planes_of(daemon: Daemon) -> list[object]:
     return [child["data_plane"] for sa in daemon.sas for child in sa["child_sas"]]
 
 
+@pytest.mark.slow
 def test_ah_between_daemons(net: Hosts) -> None:
     gateway = net.serve(gateway_toml(ah=["sha256-x25519"]))
     over_udp: Toml = {"client": {"carriers": ["udp"]}}
@@ -61,8 +65,16 @@ def test_ah_between_daemons(net: Hosts) -> None:
         assert (child["data_plane"], child["packets_in"]) == ("kernel", 3)
 
 
-@pytest.mark.parametrize("ours", PLANES)
-@pytest.mark.parametrize("theirs", PLANES)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("kernel", "kernel"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("kernel", "userspace"), ("userspace", "kernel"), ("userspace",) * 2)
+        ),
+    ],
+)
 def test_kernel_and_userspace_understand_each_other_over_udp(
     net: Hosts, ours: str, theirs: str
 ) -> None:
@@ -76,8 +88,16 @@ def test_kernel_and_userspace_understand_each_other_over_udp(
     assert planes_of(gateway) == [theirs]
 
 
-@pytest.mark.parametrize("plane", ["auto", "kernel"])
-@pytest.mark.parametrize("carrier", ["tls", "tcp"])
+@pytest.mark.parametrize(
+    ("plane", "carrier"),
+    [
+        ("kernel", "tls"),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("auto", "tls"), ("auto", "tcp"), ("kernel", "tcp"))
+        ),
+    ],
+)
 def test_streams_go_through_either_plane_of_the_gateway(
     net: Hosts, plane: str, carrier: str
 ) -> None:
@@ -90,6 +110,7 @@ def test_streams_go_through_either_plane_of_the_gateway(
     assert planes_of(gateway) == ["kernel" if plane == "kernel" else "userspace"]
 
 
+@pytest.mark.slow
 def test_a_broken_stream_comes_back_into_the_kernel(net: Hosts) -> None:
     gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
     net.connect(CLIENT, "--carrier", "tls")
@@ -103,6 +124,7 @@ def test_a_broken_stream_comes_back_into_the_kernel(net: Hosts) -> None:
     assert planes_of(gateway) == ["kernel"]
 
 
+@pytest.mark.slow
 def test_the_end_takes_all_of_it_back(net: Hosts) -> None:
     exempt = net.gateway.sysctl("net.ipv4.conf.lo.disable_policy")
     gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
@@ -117,6 +139,7 @@ def test_the_end_takes_all_of_it_back(net: Hosts) -> None:
     assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt
 
 
+@pytest.mark.slow
 def test_on_demand_a_packet_makes_the_child_sa_and_idle_it_ends(net: Hosts) -> None:
     """The first packets are lost; those that follow them are answered."""
     kernel: Toml = {"data_plane": "kernel"}
