@@ -106,7 +106,12 @@ def root_tests() -> None:
     tests([LOSSLESS], "root")
     arguments = ["coverage", "run", "-m", "pytest", *chosen(ROOT_TESTS, "root")]
     arguments.append(f"--ignore={LOSSLESS}")
-    status = run_tool(*arguments, *SIDE_BY_SIDE)
+    with_second_try(arguments, SIDE_BY_SIDE)
+
+
+def with_second_try(arguments: Sequence[str], first_options: Sequence[str] = ()) -> None:
+    """Run tests; what fails may try once more, and is told."""
+    status = run_tool(*arguments, *first_options)
     if status == TESTS_FAILED:
         print("== once more, those that failed; one that passes now was too sensitive", flush=True)
         status = run_tool(*arguments, "--last-failed")
@@ -115,9 +120,10 @@ def root_tests() -> None:
 
 
 def kernel_tests() -> None:
-    """Run what needs the kernel's ESP under a kernel that has it."""
+    """Run what needs the kernel's ESP under a kernel that has it, and is slow."""
     arguments = ["coverage", "run", "-m", "pytest", *chosen([KERNEL_TESTS], "kernel")]
-    tool("python", "-m", "tests.kit.kernel", "--timeout", "900", "--", *arguments)
+    kit = ["python", "-m", "tests.kit.kernel", "--timeout", "1800", "--"]
+    with_second_try([*kit, *arguments])
 
 
 def chosen(folders: Sequence[str], marked: str) -> list[str]:

@@ -190,6 +190,7 @@ async def test_both_ip_versions_go_through_either(ends: Ends, ways: tuple[str, s
     assert [end.statistics() for end in ends] == [{}, {}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["chacha20poly1305", "aes256-sha512", "aes128gmac"])
 @pytest.mark.parametrize("uses_esn", [False, True])
 async def test_suites(ends: Ends, suite: str, *, uses_esn: bool) -> None:
@@ -214,6 +215,7 @@ async def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
     assert printed.count("mode transport") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.rfc("4302", "2.6")
 @pytest.mark.rfc("4302", "3.1.2")
 @pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
@@ -234,6 +236,7 @@ async def test_ah_travels_bare(ends: Ends, ways: tuple[str, str], suite: str) ->
     assert {int(re.findall(r"length=(\d+)", line)[0]) for line in lines} == {words - 2}
 
 
+@pytest.mark.slow
 @pytest.mark.rfc("4302", "2.5.1")
 @pytest.mark.rfc("4302", "3.1.1")
 @pytest.mark.parametrize("uses_esn", [False, True])
@@ -246,6 +249,7 @@ async def test_ah_in_transport_mode(ends: Ends, *, uses_esn: bool) -> None:
     assert printed.count("proto ah") == printed.count("mode transport") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.rfc("4302", "3.4.4")
 async def test_ah_with_another_key_is_dropped(ends: Ends) -> None:
     install(ends, suite="ah-sha256")
@@ -258,6 +262,7 @@ async def test_ah_with_another_key_is_dropped(ends: Ends) -> None:
     assert ends[1].statistics() == {"XfrmInStateProtoError": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.rfc("4302", "3.4.2")
 async def test_esp_and_ah_may_have_the_same_spi(ends: Ends) -> None:
     install(ends, suite="ah-sha256")
@@ -338,6 +343,7 @@ async def states(end: Host) -> list[str]:
     return re.findall(r"spi (0x\w+)", await on(end.host, "ip", "xfrm", "state"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", [0, 1], ids=["initiator", "responder"])
 async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, who: int) -> None:
     """``who`` moves to its other address; the other end follows."""
@@ -456,6 +462,7 @@ async def test_a_packet_calls_for_its_child_sa(ends: Ends, ways: tuple[str, str]
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 async def test_packets_that_come_meanwhile_do_not_silence_the_next_call(ends: Ends) -> None:
     calls = set_trap(ends[0])
     async with asyncio.TaskGroup() as tasks:
@@ -472,6 +479,7 @@ async def test_packets_that_come_meanwhile_do_not_silence_the_next_call(ends: En
     await until(lambda: len(calls) > so_far)
 
 
+@pytest.mark.slow
 async def test_what_is_not_for_the_trap_calls_for_nothing(ends: Ends) -> None:
     calls = set_trap(ends[0])
 
