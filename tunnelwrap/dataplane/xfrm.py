@@ -498,8 +498,17 @@ class KernelPlane:
         self._go_on(sa, replay, Usage(carried.octets_out, carried.packets_out))
 
     def _go_on(self, sa: KernelSa, replay: Replay, usage: Usage) -> None:
-        """Add an SA that has carried something before."""
-        self._xfrm.add_sa(replace(sa, replay=replay))
+        """Add an SA that has carried something before.
+
+        Where one with its SPI has just been deleted, a packet may have made the kernel ask for it;
+        what the kernel keeps of that is filled in.
+        """
+        try:
+            self._xfrm.add_sa(replace(sa, replay=replay))
+        except KernelRefused as error:
+            if error.number != errno.EEXIST:
+                raise
+            self._xfrm.update_sa(replace(sa, replay=replay))
         self._xfrm.set_state(sa.id, replay, usage)
 
     def _replace(self, old: SaId, new: KernelSa, *, skipped: int) -> None:
