@@ -197,6 +197,15 @@ class HashAlgorithm(IntEnum):
     IDENTITY = 5
 
 
+class IpcompTransform(IntEnum):
+    """IPComp transform IDs. RFC 7296 §2.22."""
+
+    OUI = 1
+    DEFLATE = 2
+    LZS = 3
+    LZJH = 4
+
+
 class NotifyType(IntEnum):
     """Notify message types; below 16384 they are errors. RFC 7296 §3.10.1."""
 

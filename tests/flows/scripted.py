@@ -156,10 +156,18 @@ class ScriptedInitiator(Scripted):
     """Plays the initiator against a responding Endpoint."""
 
     def __init__(
-        self, own: ConnectionPolicy, responder: ConnectionPolicy, limits: Limits | None = None
+        self,
+        own: ConnectionPolicy,
+        responder: ConnectionPolicy,
+        limits: Limits | None = None,
+        **options: bool,
     ) -> None:
-        rng = random.Random(8)
-        endpoint = Endpoint(rng.randbytes, lambda: NOW, connections=[responder], limits=limits)
+        endpoint = Endpoint(
+            *(random.Random(8).randbytes, lambda: NOW),
+            connections=[responder],
+            limits=limits,
+            **options,
+        )
         super().__init__(own, endpoint, is_initiator=True)
 
     def init_request(self, change: Change = unchanged) -> tuple[SaInit, bytes]:
@@ -209,8 +217,8 @@ class ScriptedInitiator(Scripted):
 class ScriptedResponder(Scripted):
     """Plays the responder against an initiating Endpoint."""
 
-    def __init__(self, initiator: ConnectionPolicy, own: ConnectionPolicy) -> None:
-        endpoint = Endpoint(random.Random(9).randbytes, lambda: NOW)
+    def __init__(self, initiator: ConnectionPolicy, own: ConnectionPolicy, **options: bool) -> None:
+        endpoint = Endpoint(random.Random(9).randbytes, lambda: NOW, **options)
         super().__init__(own, endpoint, is_initiator=False)
         self.name = endpoint.initiate(initiator, self.arrival, self.now)
         (self.first,) = self.drain()

@@ -52,17 +52,19 @@ def planes_of(daemon: Daemon) -> list[object]:
 
 
 @pytest.mark.slow
-def test_ah_between_daemons(net: Hosts) -> None:
-    gateway = net.serve(gateway_toml(ah=["sha256-x25519"]))
+def test_ah_and_compression_between_daemons(net: Hosts) -> None:
+    child: Toml = {"ah": ["sha256-x25519"], "ipcomp": True}
+    gateway = net.serve(gateway_toml(**child))
     over_udp: Toml = {"client": {"carriers": ["udp"]}}
-    client = net.connect({**client_toml(ah=["sha256-x25519"]), **over_udp})
+    client = net.connect({**client_toml(**child), **over_udp})
 
     net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
 
     for daemon in (client, gateway):
-        ((child,),) = [sa["child_sas"] for sa in daemon.sas]
-        assert (child["protocol"], child["esp_suite"]) == ("AH", "sha256-esn")
-        assert (child["data_plane"], child["packets_in"]) == ("kernel", 3)
+        ((told,),) = [sa["child_sas"] for sa in daemon.sas]
+        assert (told["protocol"], told["esp_suite"]) == ("AH", "sha256-esn")
+        assert (told["data_plane"], told["packets_in"]) == ("kernel", 3)
+        assert told["is_compressed"]
 
 
 @pytest.mark.parametrize(

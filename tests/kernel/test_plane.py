@@ -29,7 +29,7 @@ from tests.unit.dataplane.samples import (
     selectors,
 )
 from tunnelwrap.dataplane import Trap
-from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not
+from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not, why_uncompressed
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
@@ -271,6 +271,101 @@ async def test_esp_and_ah_may_have_the_same_spi(ends: Ends) -> None:
     ends[0].install(replace(ours, spi_in=0x2000))
 
     assert len(await states(ends[0])) == 4
+
+
+# --- compressed -------------------------------------------------------------------------------
+
+
+async def compressed(end: Host) -> dict[int, int]:
+    """How many packets each IPComp SA of a host has carried, by CPI."""
+    printed = await on(end.host, "ip", "-s", "xfrm", "state")
+    found = {}
+    for part in re.split(r"^src ", printed, flags=re.MULTILINE):
+        cpi = re.search(r"proto comp spi (0x\w+)", part)
+        counted = re.search(r"current:\s+\d+\(bytes\), (\d+)\(packets\)", part)
+        if cpi and counted:
+            found[int(cpi[1], 16)] = int(counted[1])
+    return found
+
+
+async def pinged(end: Host, source: str, target: str, size: int) -> int:
+    """How many of two pings come back, each with so many octets that are all the same."""
+    shape = ["-s", str(size), "-p", "00", "-c", "2", "-i", "0.01", "-W", "1"]
+    printed = await on(end.host, "ping", "-n", "-q", *shape, "-I", source, target)
+    found = re.search(r"(\d+) received", printed)
+    assert found is not None, printed
+    return int(found[1])
+
+
+@pytest.mark.rfc("3173", "2.2")
+@pytest.mark.parametrize("suite", ["aes128gcm16", "ah-sha256"])
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+async def test_compressible_packets_are_compressed(
+    ends: Ends, ways: tuple[str, str], suite: str
+) -> None:
+    install(ends, ways, suite=suite, is_compressed=True)
+
+    for source, target in ((NEAR, FAR), (NEAR_6, FAR_6)):
+        assert await pinged(ends[0], source, target, 1000) == 2
+    assert await compressed(ends[0]) == {0x1000: 4, 0x1001: 4}
+    assert await compressed(ends[1]) == {0x1000: 4, 0x1001: 4}
+
+    assert await pinged(ends[0], NEAR, FAR, 10) == 2, "too short to get smaller"
+    assert (await compressed(ends[1]))[0x1001] == 4
+    assert ends[1].plane.counters(0x1001).packets_in == 6
+    assert [end.statistics() for end in ends] == [{}, {}]
+
+    for end in ends:
+        end.plane.remove(0x1000 + end.side)
+        assert await states(end) == []
+        assert await policies(end) == 0
+
+
+async def test_compressed_in_transport_mode(ends: Ends) -> None:
+    install(ends, mode=Mode.TRANSPORT, is_compressed=True, **HOSTS)
+
+    assert await pinged(ends[0], *OUTER, 1000) == 2
+    assert await pinged(ends[0], *OUTER, 10) == 2
+    assert (await compressed(ends[1]))[0x1001] == 2
+    assert ends[1].plane.counters(0x1001).packets_in == 4
+
+
+async def test_what_is_compressed_moves_and_is_rekeyed(ends: Ends) -> None:
+    install(ends, is_compressed=True)
+    assert await pinged(ends[0], NEAR, FAR, 1000) == 2
+    moved = THIRD[0], OUTER[1]
+    for end in (ends[1], ends[0]):
+        way = end.transport(moved[end.side], moved[1 - end.side])
+        end.plane.move(0x1000 + end.side, way)
+
+    assert await pinged(ends[0], NEAR, FAR, 1000) == 2
+    assert (await compressed(ends[1]))[0x1001] == 4
+
+    install(ends, moved, spi=0x2000, is_compressed=True)
+    for end in ends:
+        end.plane.remove(0x1000 + end.side)
+    assert await pinged(ends[0], NEAR, FAR, 1000) == 2
+    assert await compressed(ends[1]) == {0x2000: 2, 0x2001: 2}
+
+
+async def test_a_cpi_that_is_another_peers_too_is_not_used(ends: Ends) -> None:
+    install(ends, is_compressed=True)
+    narrow = {"local": selectors("10.1.0.1/32"), "peer": selectors("10.2.0.1/32")}
+    for end in ends:
+        sa = child_of(end.side, spi=0x2000, is_compressed=True, **narrow)
+        assert sa.cpis is not None
+        # what the far end takes has the CPI that its other Child SA gave too
+        cpis = replace(sa.cpis, outbound=0x1001) if end.side == 0 else sa.cpis
+        end.install(replace(sa, cpis=cpis))
+
+    assert await pinged(ends[0], NEAR, FAR, 1000) == 2
+    assert await compressed(ends[0]) == {0x1000: 0, 0x1001: 0, 0x2000: 2}
+    ends[0].plane.remove(0x2000)
+    assert await compressed(ends[0]) == {0x1000: 0, 0x1001: 0}
+
+
+async def test_this_kernel_compresses() -> None:
+    assert why_uncompressed() is None
 
 
 async def test_what_was_not_agreed_is_dropped_coming_in(ends: Ends) -> None:

@@ -109,6 +109,7 @@ class Host:
         token_secret: Secret | None = None,
         redirect_to: str | None = None,
         exports_keys: bool = False,
+        compresses: bool = False,
     ) -> None:
         self.name = name
         self.random = random.Random(seed)
@@ -121,6 +122,7 @@ class Host:
             token_secret=token_secret,
             exports_keys=exports_keys,
             reserve_spi=self._reserve,
+            compresses=compresses,
         )
         self.endpoint.redirect_newcomers(redirect_to)
         self.plane = RecordingPlane()
@@ -204,6 +206,7 @@ class Pair:
         token_secret: Secret | None = None,
         redirect_to: str | None = None,
         exports_keys: bool = False,
+        compresses: bool = False,
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
@@ -216,6 +219,7 @@ class Pair:
             "token_secret": token_secret,
             "redirect_to": redirect_to,
             "exports_keys": exports_keys,
+            "compresses": compresses,
         }
         self.i = Host("i", (), seed, **common)
         self.r = Host("r", connections, seed + 1, lease, limits, **common)

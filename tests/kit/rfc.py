@@ -25,7 +25,6 @@ GAPS: dict[str, dict[str, str]] = {
         "2": "an overview; its ports are held by the carriers' tests",
         "2.12": "nothing is reused: each exchange has a private value of its own",
         "2.20": "CFG_REQUEST for the version is passed over: strangers need not know it",
-        "2.22": "IPComp is not offered",
         "2.24": "inner packets come from a TUN device; outer ECN is not seen in userspace",
         "3": "an overview of what its subsections say",
         "3.3.4": "replaced by RFC 8247",
@@ -69,7 +68,6 @@ GAPS: dict[str, dict[str, str]] = {
     "8247": {"5": "advice for those who choose suites"},
     "8221": {
         "3": "there are no manual keys",
-        "7": "IPComp is not offered",
         "10": "advice for those who choose suites",
     },
     "4302": {

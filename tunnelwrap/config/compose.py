@@ -175,6 +175,7 @@ def _child(name: str, child: GatewayChild | ClientChild) -> ChildPolicy:
             hard_packets=child.hard_packets or None,
         ),
         replay_window=child.replay_window_packets,
+        ipcomp=child.ipcomp,
         single_pair=isinstance(child, GatewayChild) and child.single_pair,
         on_demand=isinstance(child, ClientChild) and child.start == "on-demand",
         idle_s=child.idle_s or None,

@@ -137,6 +137,7 @@ class Child(Section):
     ah: Some[AhSuiteText] | None = None
     esp: Some[EspSuiteText] | None = Field(default_factory=esp_unless_ah)
     mode: Literal["tunnel", "transport"] = "tunnel"
+    ipcomp: bool = False
     rekey_s: Lifetime = _CHILD_LIFETIME.rekey_s or 0.0
     hard_s: Lifetime = Field(default_factory=hard_after)
     rekey_octets: Amount = _CHILD_LIFETIME.rekey_octets or 0

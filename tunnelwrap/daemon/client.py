@@ -127,6 +127,7 @@ class Client:
             lambda: datetime.now(UTC),
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
+            compresses=self._plane.compresses,
         )
         logger.debug("= %s", self._plane)
         self._driver = Driver(

@@ -6,7 +6,8 @@ userspace  this process, with any kernel
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,11 +16,19 @@ from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.tun import Tun
 from tunnelwrap.dataplane.userspace import UserspacePlane
-from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback, tag_of, why_not
+from tunnelwrap.dataplane.xfrm import (
+    KernelPlane,
+    MappingCallback,
+    tag_of,
+    why_not,
+    why_uncompressed,
+)
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.iana import ProtocolId, TransformType
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Chosen:
     name: str  # as people call it
     remark: str  # why, or what for
     kernel_esp: bool  # ESP over UDP is the kernel's affair
+    compresses: bool = False  # what comes by UDP, where that is agreed. RFC 3173
     for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
 
     def __str__(self) -> str:
@@ -50,7 +60,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     tun: Tun,
     inner_mtu: int,
     listeners: Listeners,
-    policies: Iterable[ConnectionPolicy],
+    policies: Sequence[ConnectionPolicy],
     instance: str,
     *,
     bridges_streams: bool = False,
@@ -82,9 +92,25 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         return Chosen(userspace, "userspace", why, kernel_esp=False)
     kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
     mixed = MixedPlane(kernel, userspace)
-    if wanted == "kernel" and bridges_streams:
-        return Chosen(mixed, "kernel", "as configured", kernel_esp=True, for_streams=mixed)
-    return Chosen(mixed, "kernel", "for UDP; userspace for streams", kernel_esp=True)
+    has_bridge = wanted == "kernel" and bridges_streams
+    return Chosen(
+        mixed,
+        "kernel",
+        "as configured" if has_bridge else "for UDP; userspace for streams",
+        kernel_esp=True,
+        compresses=_compresses(policies),
+        for_streams=mixed if has_bridge else None,
+    )
+
+
+def _compresses(policies: Iterable[ConnectionPolicy]) -> bool:
+    """Whether the kernel has IPComp, if anybody wants it."""
+    if not any(policy.child.ipcomp for policy in policies):
+        return False
+    why = why_uncompressed()
+    if why is not None:
+        logger.warning("nothing is compressed: %s", why)
+    return why is None
 
 
 def suites_of(policies: Iterable[ConnectionPolicy]) -> list[ChildSuite]:

@@ -105,6 +105,7 @@ class Server:
             token_secret=lasting_secret(state / "crash-tokens"),
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
+            compresses=self._plane.compresses,
         )
         endpoint.redirect_newcomers(file.gateway.redirect_to)
         self._driver = Driver(

@@ -52,6 +52,7 @@ def _child_sa(driver: Driver, child: ChildSa, now: float) -> dict[str, object]:
         "spi_in": f"{child.spi_in:08x}",
         "spi_out": f"{child.spi_out:08x}",
         "protocol": child.protocol.name,
+        "is_compressed": child.cpis is not None,
         "esp_suite": str(child.suite),
         "local_ts": _texts(child.ts_local),
         "peer_ts": _texts(child.ts_peer),

@@ -230,6 +230,8 @@ class UserspacePlane:
             raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
         if child.mode is not Mode.TUNNEL:
             raise Unsupported("transport mode needs the kernel's data plane")
+        if child.cpis is not None:
+            raise Unsupported("IPComp needs the kernel's data plane")
         suite = child.suite
         if isinstance(suite, AhSuite):
             raise Unsupported("AH needs the kernel's data plane")

@@ -25,8 +25,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 from zlib import crc32
 
@@ -38,7 +38,7 @@ from tunnelwrap.dataplane.flows import KernelFlow, kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
 from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
 from tunnelwrap.dataplane.xfrm_streams import StreamPorts
-from tunnelwrap.dataplane.xfrm_suite import child_algorithms
+from tunnelwrap.dataplane.xfrm_suite import DEFLATE, child_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
     Acquire,
     Direction,
@@ -54,6 +54,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     Replay,
     SaFlag,
     SaId,
+    Selector,
     Template,
     Usage,
     XfrmMode,
@@ -77,6 +78,7 @@ _TAG_SHIFT: Final = 16
 _FIRST_TAG: Final = 0x7400
 _TAGS: Final = 0x0400
 _NOWHERE: Final = IPv4Address("192.0.2.254")  # TEST-NET-1, RFC 5737
+_TRIAL_CPI: Final = 0xF000  # for private use. RFC 3173 §3.3
 _HIGH_SPI: Final = 0x8000_0000
 _WIDE_WINDOW: Final = 1024
 _MOST_REQUEST_IDS: Final = 0xFFFF
@@ -97,6 +99,27 @@ def why_not(suites: Iterable[ChildSuite]) -> str | None:
         with XfrmSocket() as xfrm:
             for suite in suites:
                 _try_out(xfrm, suite)
+    except DataPlaneError as error:
+        return str(error)
+    return None
+
+
+def why_uncompressed() -> str | None:
+    """Why the kernel cannot do IPComp; None: it can.
+
+    Beside DEFLATE it must take an SA in transport mode for both IP versions (since Linux 6.3).
+    """
+    sa = KernelSa(
+        id=SaId(_NOWHERE, _TRIAL_CPI, Proto.COMP),
+        source=_NOWHERE,
+        mode=XfrmMode.TRANSPORT,
+        algorithms=DEFLATE,
+    )
+    try:
+        with XfrmSocket() as xfrm:
+            xfrm.delete_sa(sa.id)
+            xfrm.add_sa(sa)
+            xfrm.delete_sa(sa.id)
     except DataPlaneError as error:
         return str(error)
     return None
@@ -136,6 +159,8 @@ class _Pair:
     has_told_soft: bool = False
     packets_in: int = 0  # when it was last asked for
     last_in: float | None = None
+    sends_plain: bool = False  # although compression is agreed: the peer's CPI is another's here
+    added: set[SaId] = field(default_factory=set)
 
     def flows_of(self, direction: Direction) -> list[KernelFlow]:
         """Those that policies of a direction are for.
@@ -280,7 +305,8 @@ class KernelPlane:
         pair = _Pair(child, flows, ends, request_id, progress)
         self._pairs[child.spi_in] = pair
         try:
-            self._add_inbound(_inbound_sa(pair), progress)
+            self._add_compression(pair, is_outbound=False)
+            self._add_inbound(pair, progress)
             for direction in _inbound_directions(child):
                 self._policies.hold(pair, direction)
             if use_outbound:
@@ -296,8 +322,8 @@ class KernelPlane:
             raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
         trap = self._traps.get(pair.child.name)
         if not pair.has_outbound:
-            sequence = trap.sequence if trap is not None else 0
-            self._add_outbound(replace(_outbound_sa(pair), sequence=sequence), pair.progress)
+            self._add_compression(pair, is_outbound=True)
+            self._add_outbound(pair, trap.sequence if trap is not None else 0)
             pair.has_outbound = True
         self._policies.hold(pair, Direction.OUT)
         if trap is not None and trap.sequence:
@@ -310,11 +336,13 @@ class KernelPlane:
         if pair is None or ends is None or ends == pair.ends:
             return
         old, pair.ends = copy(pair), ends
-        self._replace(old.inbound, _inbound_sa(pair), skipped=0)
+        self._replace_compression(pair, old, is_outbound=False)
+        self._replace(pair, old.inbound, _inbound_sa(pair))
         for direction in _inbound_directions(pair.child):
             self._policies.refresh(pair, direction)
         if pair.has_outbound:
-            self._replace(old.outbound, _outbound_sa(pair), skipped=SKIPPED)
+            self._replace_compression(pair, old, is_outbound=True)
+            self._replace(pair, old.outbound, _outbound_sa(pair), skipped=SKIPPED)
             self._policies.refresh(pair, Direction.OUT)
         if self._streams is not None and not transport.path.carrier.is_reliable:
             self._streams.leave(spi_in)
@@ -347,9 +375,8 @@ class KernelPlane:
             return
         for direction in Direction:
             self._policies.release(pair, direction)
-        self._delete(pair.inbound)
-        if pair.has_outbound:
-            self._delete(pair.outbound)
+        for sa in list(pair.added):
+            self._drop(pair, sa)
         if self._streams is not None:
             self._streams.leave(spi_in)
         self._request_ids.give_back(_kind_of(pair.child))
@@ -455,28 +482,31 @@ class KernelPlane:
         port = self._streams.enter(child.spi_in, transport)
         return Ends(port.entrance, port.alias, is_encapsulated=True)
 
-    def _add_inbound(self, sa: KernelSa, progress: Progress | None) -> None:
+    def _add_inbound(self, pair: _Pair, progress: Progress | None) -> None:
         """Add an SA that is new, or comes from another plane."""
+        sa = _inbound_sa(pair)
         if progress is None:
-            self._fill_in(sa)
+            self._fill_in(pair, sa)
             return
         carried = progress.counters
         replay = replace(sa.replay, inbound=progress.inbound, seen=progress.seen)
-        self._go_on(sa, replay, Usage(carried.octets_in, carried.packets_in))
+        self._go_on(pair, sa, replay, Usage(carried.octets_in, carried.packets_in))
 
-    def _fill_in(self, sa: KernelSa) -> None:
+    def _fill_in(self, pair: _Pair, sa: KernelSa) -> None:
         """Add an SA, in the place of what holds its SPI, if that is still there."""
         reserved = self._reserved.pop(sa.id.spi, None)
         try:
             if reserved == sa.id:
                 self._xfrm.update_sa(sa)
+                pair.added.add(sa.id)
                 return
         except KernelRefused as error:
             if error.number != errno.ESRCH:
+                self._delete(sa.id)
                 raise
         if reserved is not None:  # for another address: the peer is reached otherwise now
             self._delete(reserved)
-        self._xfrm.add_sa(sa)
+        self._add(pair, sa)
 
     def _renew(self, trap: _Trap) -> None:
         """A call is answered; the next one is another one.
@@ -489,29 +519,37 @@ class KernelPlane:
         trap.request_id = self._request_ids.take(trap.trap)
         self._policies.refresh(trap, Direction.OUT)
 
-    def _add_outbound(self, sa: KernelSa, progress: Progress | None) -> None:
+    def _add_outbound(self, pair: _Pair, sequence: int) -> None:
+        """The same for what goes out; ``sequence`` is of the call that it answers, or 0."""
+        sa, progress = replace(_outbound_sa(pair), sequence=sequence), pair.progress
         if progress is None:
-            self._xfrm.add_sa(sa)
+            self._add(pair, sa)
             return
         carried = progress.counters
         replay = replace(sa.replay, outbound=progress.outbound)
-        self._go_on(sa, replay, Usage(carried.octets_out, carried.packets_out))
+        self._go_on(pair, sa, replay, Usage(carried.octets_out, carried.packets_out))
 
-    def _go_on(self, sa: KernelSa, replay: Replay, usage: Usage) -> None:
+    def _add(self, pair: _Pair, sa: KernelSa) -> None:
+        self._xfrm.add_sa(sa)
+        pair.added.add(sa.id)
+
+    def _go_on(self, pair: _Pair, sa: KernelSa, replay: Replay, usage: Usage) -> None:
         """Add an SA that has carried something before.
 
         Where one with its SPI has just been deleted, a packet may have made the kernel ask for it;
-        what the kernel keeps of that is filled in.
+        what the kernel keeps of that, under its request ID, is filled in.
         """
         try:
-            self._xfrm.add_sa(replace(sa, replay=replay))
+            self._add(pair, replace(sa, replay=replay))
         except KernelRefused as error:
-            if error.number != errno.EEXIST:
+            there = self._xfrm.find_sa(sa.id) if error.number == errno.EEXIST else None
+            if there is None or there.reqid != sa.reqid:
                 raise
             self._xfrm.update_sa(replace(sa, replay=replay))
+            pair.added.add(sa.id)
         self._xfrm.set_state(sa.id, replay, usage)
 
-    def _replace(self, old: SaId, new: KernelSa, *, skipped: int) -> None:
+    def _replace(self, pair: _Pair, old: SaId, new: KernelSa, *, skipped: int = 0) -> None:
         """Put an SA with other addresses or ports in the place of one.
 
         Both are there for a moment, unless the kernel would take them for the same; then a packet
@@ -526,10 +564,38 @@ class KernelPlane:
         sent = min(former.replay.outbound + skipped, _last_sequence(new))
         replay = replace(former.replay, outbound=sent)
         if new.id == old:
-            self._delete(old)
-        self._go_on(new, replay, former.usage)
+            self._drop(pair, old)
+        self._go_on(pair, new, replay, former.usage)
         if new.id != old:
-            self._delete(old)
+            self._drop(pair, old)
+
+    def _add_compression(self, pair: _Pair, *, is_outbound: bool) -> None:
+        """Add the SA for it, if there is one.
+
+        Two peers behind one address may have the same CPI, which is short; one of them then gets
+        nothing compressed, as any packet may come. RFC 3173 §2.2.
+        """
+        sa = _compression_sa(pair, is_outbound=is_outbound)
+        if sa is None:
+            return
+        try:
+            self._add(pair, sa)
+        except KernelRefused as error:
+            if error.number != errno.EEXIST or not is_outbound:
+                raise
+            _log.info("nothing is compressed to %s: %s", pair.ends.peer, error)
+            pair.sends_plain = True
+
+    def _replace_compression(self, pair: _Pair, old: _Pair, *, is_outbound: bool) -> None:
+        """Follow a Child SA to other addresses; of ports IPComp knows nothing."""
+        former = _compression_sa(old, is_outbound=is_outbound)
+        new = _compression_sa(pair, is_outbound=is_outbound)
+        if former is not None and new is not None and former != new:
+            self._replace(pair, former.id, new)
+
+    def _drop(self, pair: _Pair, sa: SaId) -> None:
+        pair.added.discard(sa)
+        self._delete(sa)
 
     def _delete(self, sa: SaId) -> None:
         """Delete an SA; one that reached a hard limit is gone already."""
@@ -661,7 +727,7 @@ def _policy(flow: KernelFlow, direction: Direction, holder: _Holder) -> KernelPo
     return KernelPolicy(
         selector=flow.selector(is_outbound=direction is Direction.OUT),
         direction=direction,
-        templates=(_free_template(holder) if flow.is_own else _template(holder, direction),),
+        templates=(_free_template(holder),) if flow.is_own else _templates(holder, direction),
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
     )
@@ -705,7 +771,7 @@ class _RequestIds:
 
 def _kind_of(child: ChildSa) -> object:
     """Child SAs with the same selectors are of one."""
-    return child.ts_local, child.ts_peer, child.mode, child.protocol
+    return child.ts_local, child.ts_peer, child.mode, child.protocol, child.cpis is None
 
 
 def _inbound_directions(child: ChildSa) -> tuple[Direction, ...]:
@@ -728,10 +794,13 @@ def _sa(pair: _Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
     return KernelSa(
         id=sa_id,
         source=near.ip,
-        mode=_MODES[child.mode],
+        mode=_MODES[child.mode]
+        if _cpi(pair, is_outbound=is_outbound) is None
+        else XfrmMode.TRANSPORT,
         algorithms=child_algorithms(child.suite, child.keys_out if is_outbound else child.keys_in),
         replay=Replay(1 if is_outbound else child.replay_window, child.uses_esn),
         reqid=pair.request_id,
+        selector=_selector(child, near.ip),
         encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
         limits=Limits(
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
@@ -746,15 +815,64 @@ def _flags(sa_id: SaId) -> SaFlag:
     return SaFlag.NO_PMTU_DISCOVERY | SaFlag.ALIGN4 if is_aligned else SaFlag.NO_PMTU_DISCOVERY
 
 
-def _template(holder: _Holder, direction: Direction) -> Template:
-    """What goes out takes one SA, which a trap lacks; what comes in must have come by one."""
-    ends, mode = holder.ends, _MODES[holder.mode]
-    if direction is Direction.OUT:
-        source, destination = ends.local.ip, ends.peer.ip
+def _compression_sa(pair: _Pair, *, is_outbound: bool) -> KernelSa | None:
+    """The SA that stands inside of the one that protects, if packets are compressed. RFC 3173 §4.
+
+    In tunnel mode it is the tunnel, for the protected packet is its.
+    """
+    child, ends, cpi = pair.child, pair.ends, _cpi(pair, is_outbound=is_outbound)
+    if cpi is None:
+        return None
+    source, destination = (
+        (ends.local.ip, ends.peer.ip) if is_outbound else (ends.peer.ip, ends.local.ip)
+    )
+    return KernelSa(
+        id=SaId(destination, cpi, Proto.COMP),
+        source=source,
+        mode=_MODES[child.mode],
+        algorithms=DEFLATE,
+        reqid=pair.request_id,
+        selector=_selector(child, source),
+        flags=SaFlag.NO_PMTU_DISCOVERY,
+    )
+
+
+def _selector(child: ChildSa, address: IpAddress) -> Selector | None:
+    """A tunnel has packets of both IP versions inside, transport mode those of its addresses."""
+    if child.mode is Mode.TUNNEL:
+        return None
+    every = ip_network((_anywhere(address), 0))
+    return Selector(every, every)
+
+
+def _cpi(holder: _Holder, *, is_outbound: bool) -> int | None:
+    """Under which packets are compressed; None: they are not."""
+    if isinstance(holder, _Trap) or holder.child.cpis is None:
+        return None
+    cpis = holder.child.cpis
+    if is_outbound:
+        return None if holder.sends_plain else cpis.outbound
+    return cpis.inbound
+
+
+def _templates(holder: _Holder, direction: Direction) -> tuple[Template, ...]:
+    """What goes out takes one SA, which a trap lacks; what comes in must have come by one.
+
+    Where packets are compressed, those that would not get smaller come without. RFC 3173 §2.2.
+    """
+    ends, reqid, mode = holder.ends, holder.request_id, _MODES[holder.mode]
+    ways = anywhere = _anywhere(ends.peer.ip), _anywhere(ends.local.ip)
+    spi, is_outbound = 0, direction is Direction.OUT
+    if is_outbound:
+        ways = ends.local.ip, ends.peer.ip
         spi = holder.child.spi_out if isinstance(holder, _Pair) else 0
-    else:
-        source, destination, spi = _anywhere(ends.peer.ip), _anywhere(ends.local.ip), 0
-    return Template(source, destination, mode, holder.request_id, holder.proto, spi)
+    cpi = _cpi(holder, is_outbound=is_outbound)
+    if cpi is None:
+        return (Template(*ways, mode, reqid, holder.proto, spi),)
+    compression = Template(*ways, mode, reqid, Proto.COMP, cpi)
+    if not is_outbound:
+        compression = replace(compression, spi=0, is_optional=True)
+    return compression, Template(*anywhere, XfrmMode.TRANSPORT, reqid, holder.proto, spi)
 
 
 def _free_template(holder: _Holder) -> Template:

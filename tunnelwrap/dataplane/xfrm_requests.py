@@ -41,7 +41,6 @@ from tunnelwrap.dataplane.xfrm_values import (
     Selector,
     Template,
     Usage,
-    XfrmMode,
 )
 from tunnelwrap.path import IpAddress
 
@@ -161,8 +160,8 @@ def _usersa(sa: KernelSa) -> dict[str, object]:
 def _sa_flags(sa: KernelSa) -> SaFlag:
     """The flags, with those that follow from other fields."""
     flags = sa.flags & ~(SaFlag.AF_UNSPEC | SaFlag.ESN)
-    if sa.selector is None and sa.mode in {XfrmMode.TUNNEL, XfrmMode.BEET}:
-        flags |= SaFlag.AF_UNSPEC  # others have the family of their own addresses inside too
+    if sa.selector is None:
+        flags |= SaFlag.AF_UNSPEC
     return flags | SaFlag.ESN if sa.replay.uses_esn else flags
 
 

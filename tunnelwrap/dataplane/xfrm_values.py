@@ -231,7 +231,8 @@ class SaFailures:
 class KernelSa:
     """An SA as the kernel has it; the last three fields are what it tells, not what it is told.
 
-    ``selector`` None is any packet: of both IP versions where the mode allows that. An SA with a
+    ``selector`` None is any packet, of both IP versions; in transport mode that is for an SA around
+    another one, and older kernels refuse it. An SA with a
     ``mark`` is found only by packets that bear it, ``output_mark`` is put on what it made, and
     ``if_id`` ties it to an xfrm interface.
     """

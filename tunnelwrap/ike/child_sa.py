@@ -36,6 +36,14 @@ class SaLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Cpis:
+    """Where packets may come compressed (DEFLATE): our CPI and the peer's. RFC 3173 §3.3."""
+
+    inbound: int
+    outbound: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSa:
     """A negotiated pair of ESP or AH SAs. RFC 7296 §1.2, RFC 4301 §4.4.2.
 
@@ -58,6 +66,7 @@ class ChildSa:
     path: Path
     replay_window: int  # packets
     limits: SaLimits
+    cpis: Cpis | None = None  # None: nothing is compressed
 
     @property
     def protocol(self) -> ProtocolId:

@@ -13,9 +13,9 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import ChildSuite, child_suite
 from tunnelwrap.errors import InvalidKe, InvalidSyntax, TsUnacceptable
 from tunnelwrap.iana import KeMethod, NotifyType, PayloadType, ProtocolId, TransformType, name_of
-from tunnelwrap.ike import bare
+from tunnelwrap.ike import bare, ipcomp
 from tunnelwrap.ike.additional_ke import respond_with, shared_secret
-from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
+from tunnelwrap.ike.child_sa import ChildSa, Cpis, Mode, SaKeys, SaLimits
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
     is_choice_of,
@@ -59,6 +59,7 @@ class Agreement:
     n_r: bytes
     shared: Secret | None  # of the first key exchange; None: there is none
     is_initiator: bool  # of the exchange that makes it
+    cpis: Cpis | None
 
     @property
     def additional_ke(self) -> tuple[int, ...]:
@@ -69,13 +70,14 @@ class Agreement:
 class ChildOffer:
     """A Child SA that we ask for."""
 
-    __slots__ = ("_key", "_proposals", "_ts_local", "_ts_peer", "policy", "spi_in")
+    __slots__ = ("_cpi", "_key", "_proposals", "_ts_local", "_ts_peer", "policy", "spi_in")
 
     def __init__(
         self, sa: IkeSa, policy: ChildPolicy, *, replaces: ChildSa | None, method: int | None
     ) -> None:
         self.policy = policy
         self.spi_in = sa.context.allocate_spi(sa.path)
+        self._cpi = ipcomp.own_cpi(sa, policy, self.spi_in)
         proposals = policy.proposals if method else without_ke(policy.proposals)
         self._proposals = numbered(proposals, self.spi_in.to_bytes(4, "big"))
         self._key: LocalKey | None = initiate(method, sa.context.random) if method else None
@@ -93,14 +95,13 @@ class ChildOffer:
         return payloads
 
     def selectors(self) -> list[Payload]:
-        """TSi and TSr, behind the mode we want."""
-        payloads: list[Payload] = [
+        """TSi and TSr, behind the compression and the mode we want."""
+        return [
+            *ipcomp.supported(self._cpi),
+            *_mode_notify(self.policy.mode),
             TrafficSelectors(PayloadType.TS_I, self._ts_local),
             TrafficSelectors(PayloadType.TS_R, self._ts_peer),
         ]
-        if self.policy.mode is Mode.TRANSPORT:
-            payloads.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
-        return payloads
 
     def __str__(self) -> str:
         proposals, ts_local, ts_peer = (
@@ -133,6 +134,7 @@ class ChildOffer:
             n_r,
             self._shared(message, proposals[0]),
             is_initiator=True,
+            cpis=ipcomp.accepted(message, self._cpi),
         )
 
     def left_over(self, message: Message, child: ChildSa) -> ChildPolicy | None:
@@ -180,18 +182,20 @@ def answer_child(
         ts_peer, ts_local, has_more = narrow_to_pair((seen_i, seen_r), (ts_peer, ts_local))
     ke_payloads, shared = _answer_ke(sa, message, chosen)
     spi_in = sa.context.allocate_spi(sa.path)
+    cpis = _answer_ipcomp(sa, policy, message, spi_in)
     agreement = Agreement(
         *(policy, suite, spi_in, spi_out, ts_local, ts_peer, mode, n_i, n_r, shared),
         is_initiator=False,
+        cpis=cpis,
     )
     ours = replace(chosen, spi=spi_in.to_bytes(4, "big"))
     behind: list[Payload] = [
         *ke_payloads,
+        *ipcomp.supported(cpis.inbound if cpis else None),
+        *_mode_notify(mode),
         TrafficSelectors(PayloadType.TS_I, _as_offered(ts_peer, ts_i, seen_i)),
         TrafficSelectors(PayloadType.TS_R, _as_offered(ts_local, ts_r, seen_r)),
     ]
-    if mode is Mode.TRANSPORT:
-        behind.insert(0, Notify.of(NotifyType.USE_TRANSPORT_MODE))
     if has_more:
         behind.append(Notify.of(NotifyType.ADDITIONAL_TS_POSSIBLE))
     return agreement, [SaPayload((ours,))], behind
@@ -232,6 +236,7 @@ def make_child(sa: IkeSa, agreement: Agreement, additional: Sequence[Secret] = (
         path=sa.path,
         replay_window=agreement.policy.replay_window,
         limits=_limits(agreement.policy.lifetime),
+        cpis=agreement.cpis,
     )
 
 
@@ -262,6 +267,17 @@ def _mode(message: Message, policy: ChildPolicy) -> Mode:
     """Transport mode only where both want it. RFC 7296 §1.3.1."""
     is_wanted = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
     return Mode.TRANSPORT if is_wanted and policy.mode is Mode.TRANSPORT else Mode.TUNNEL
+
+
+def _mode_notify(mode: Mode) -> list[Payload]:
+    return [Notify.of(NotifyType.USE_TRANSPORT_MODE)] if mode is Mode.TRANSPORT else []
+
+
+def _answer_ipcomp(sa: IkeSa, policy: ChildPolicy, message: Message, spi_in: int) -> Cpis | None:
+    """What is agreed on compression: DEFLATE, or nothing."""
+    theirs = ipcomp.offered(message)
+    ours = ipcomp.own_cpi(sa, policy, spi_in) if theirs is not None else None
+    return None if theirs is None or ours is None else Cpis(ours, theirs)
 
 
 def _behind_nats(sa: IkeSa, ts_i: Selectors, ts_r: Selectors) -> tuple[Selectors, Selectors]:

@@ -23,6 +23,8 @@ ReserveSpi = Callable[[int, Path], bool]
 _NOTIFIES = {int(known): known.name.lower() for known in NotifyType}
 
 FIRST_SPI = 256  # 0 is the non-ESP marker, 1-255 are reserved. RFC 4303 §2.1
+FIRST_CPI, LAST_CPI = 256, 61439  # those that are negotiated. RFC 3173 §3.3
+MOST_CPIS = 4096  # in use at once; whoever comes then goes uncompressed
 
 
 class Context:
@@ -30,11 +32,13 @@ class Context:
 
     __slots__ = (
         "_asks",
+        "_cpis",
         "_outputs",
         "_reserve_spi",
         "_sa_ids",
         "_spis",
         "_touched",
+        "compresses",
         "counters",
         "exports_keys",
         "farewells",
@@ -64,6 +68,7 @@ class Context:
         self.limits = limits
         self.forces_encapsulation = forces_encapsulation
         self.exports_keys = exports_keys
+        self.compresses = False  # the data plane can, what comes by UDP. RFC 3173
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
         self.farewells = Farewells()
@@ -74,6 +79,7 @@ class Context:
         self._reserve_spi = reserve_spi
         self._outputs: list[Output] = []
         self._spis: set[int] = set()
+        self._cpis: dict[int, int] = {}  # by the inbound SPI of their Child SA
         self._sa_ids = 0
         self._asks = 0
         self._touched: set[int] = set()
@@ -139,16 +145,26 @@ class Context:
         return spi
 
     def allocate_spi(self, path: Path) -> int:
-        """An inbound ESP SPI that nobody else on this host has, for what comes by a path."""
+        """An inbound SPI that nobody else on this host has, for what comes by a path."""
         while True:
             spi = int.from_bytes(self.random(4), "big")
             if spi >= FIRST_SPI and spi not in self._spis and self._reserve_spi(spi, path):
                 self._spis.add(spi)
                 return spi
 
+    def allocate_cpi(self, spi: int) -> int | None:
+        """An inbound CPI for the Child SA with that SPI; None: too many are in use."""
+        while len(self._cpis) < MOST_CPIS:
+            cpi = int.from_bytes(self.random(2), "big")
+            if FIRST_CPI <= cpi <= LAST_CPI and cpi not in self._cpis.values():
+                self._cpis[spi] = cpi
+                return cpi
+        return None
+
     def release_spi(self, spi: int) -> None:
-        """The inbound SPI of a Child SA is free again."""
+        """The inbound SPI of a Child SA is free again, and its CPI."""
         self._spis.discard(spi)
+        self._cpis.pop(spi, None)
 
     def withdraw_spi(self, spi: int) -> None:
         """No Child SA comes of an inbound SPI that was allocated."""

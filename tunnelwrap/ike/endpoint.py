@@ -54,6 +54,7 @@ class Endpoint:
         token_secret: survives us, so that peers can be told when we have lost our state.
         exports_keys: say ``KeysDerived`` with the keys of each IKE SA.
         reserve_spi: says of an inbound SPI whether this host has it free.
+        compresses: the data plane can do IPComp for what comes by UDP.
     """
 
     __slots__ = (
@@ -81,6 +82,7 @@ class Endpoint:
         token_secret: Secret | None = None,
         exports_keys: bool = False,
         reserve_spi: ReserveSpi = lambda _spi, _path: True,
+        compresses: bool = False,
     ) -> None:
         self._context = Context(
             random,
@@ -91,6 +93,7 @@ class Endpoint:
             reserve_spi=reserve_spi,
         )
         self._context.token_secret = token_secret
+        self._context.compresses = compresses
         self._departed = crash.Departed()
         self._stray = crash.Allowance(STRAY_PER_S, STRAY_BURST)
         self._warnings = crash.Allowance(WARNINGS_PER_S, WARNINGS_BURST)

@@ -89,6 +89,7 @@ class ChildPolicy:
     mode: Mode = Mode.TUNNEL
     lifetime: ChildLifetime = ChildLifetime()
     replay_window: int = 1024  # packets
+    ipcomp: bool = False  # compress, where peer and data plane can. RFC 3173
     single_pair: bool = False  # as responder: one pair of addresses for each Child SA
     on_demand: bool = False  # as initiator: made when there is something to carry
     idle_s: float | None = None  # ends when it carried nothing for so long; None: never

@@ -157,6 +157,7 @@ hard_octets = 2000
 rekey_packets = 30
 hard_packets = 40
 replay_window_packets = 64
+ipcomp = true
 """
 
     (policy,) = policies_of(tmp_path, text)
@@ -173,7 +174,7 @@ replay_window_packets = 64
     assert child.ts_local == (parse_selector("10.1.0.0/16"),)
     assert child.ts_peer == (parse_selector("10.2.0.0/16"), parse_selector("10.3.0.1[tcp/443]"))
     assert child.lifetime == ChildLifetime(10, 20, 1000, 2000, 30, 40)
-    assert child.replay_window == 64
+    assert (child.replay_window, child.ipcomp) == (64, True)
 
 
 def test_a_child_sa_on_demand(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.kit.carriers import path_of
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.iana import Encr, Integ
-from tunnelwrap.ike.child_sa import ChildSa, Mode, SaKeys, SaLimits
+from tunnelwrap.ike.child_sa import ChildSa, Cpis, Mode, SaKeys, SaLimits
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.payloads import TrafficSelector
 
@@ -89,8 +89,12 @@ def child_of(
     peer: tuple | None = None,
     limits: SaLimits = NO_LIMITS,
     mode: Mode = Mode.TUNNEL,
+    is_compressed: bool = False,
 ) -> ChildSa:
-    """One side (0 near, 1 far) of a pair of SAs; ``local`` and ``peer`` as the near side says."""
+    """One side (0 near, 1 far) of a pair of SAs; ``local`` and ``peer`` as the near side says.
+
+    The CPIs are the SPIs.
+    """
     chosen = child_suite_of(suite, uses_esn=uses_esn)
     ends = [
         local or selectors("10.1.0.0/16", "fd01::/16"),
@@ -112,6 +116,7 @@ def child_of(
         path=path_of(Carrier.UDP),
         replay_window=1024,
         limits=limits,
+        cpis=Cpis(spi + side, spi + 1 - side) if is_compressed else None,
     )
 
 

@@ -512,6 +512,8 @@ async def test_what_cannot_be_installed(ready: Pair) -> None:
         plane.install(child_of(0), ready.there, use_outbound=True)
     with pytest.raises(Unsupported, match="transport mode"):
         plane.install(child_of(0, spi=0x4000, mode=Mode.TRANSPORT), ready.there, use_outbound=True)
+    with pytest.raises(Unsupported, match="IPComp needs the kernel's data plane"):
+        plane.install(child_of(0, spi=0x4000, is_compressed=True), ready.there, use_outbound=True)
     with pytest.raises(Unsupported, match="AH needs the kernel's data plane"):
         plane.install(child_of(0, spi=0x4000, suite="ah-sha256"), ready.there, use_outbound=True)
     odd = replace(

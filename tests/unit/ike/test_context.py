@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from tunnelwrap.ike.context import FIRST_SPI, Context
+from tunnelwrap.ike.context import FIRST_CPI, FIRST_SPI, LAST_CPI, MOST_CPIS, Context
 from tunnelwrap.ike.outputs import ReleaseSpi
 from tunnelwrap.ike.policy import Limits
 from tunnelwrap.path import Carrier, Path, SocketAddress
@@ -73,6 +73,29 @@ def test_an_esp_spi_of_which_nothing_came_is_given_back_to_the_host() -> None:
 
     assert context.drain() == [ReleaseSpi(spi)]
     assert context.allocate_spi(PATH) == spi
+
+
+@pytest.mark.rfc("3173", "3.3")
+def test_a_cpi_is_one_of_those_that_are_negotiated() -> None:
+    first, last = FIRST_CPI.to_bytes(2, "big"), LAST_CPI.to_bytes(2, "big")
+    context = context_of(b"\0\xff", first, b"\xf0\0", last)
+    assert [context.allocate_cpi(1), context.allocate_cpi(2)] == [FIRST_CPI, LAST_CPI]
+
+
+def test_a_cpi_has_one_owner_until_its_spi_is_released() -> None:
+    context = context_of(b"C1", b"C1", b"C2", b"C1")
+    first = context.allocate_cpi(1)
+    assert context.allocate_cpi(2) != first
+    context.release_spi(1)
+    assert context.allocate_cpi(3) == first
+
+
+def test_there_are_not_cpis_for_everybody() -> None:
+    numbers = iter(range(FIRST_CPI, LAST_CPI))
+    context = context_of(*(next(numbers).to_bytes(2, "big") for _ in range(MOST_CPIS)))
+    for spi in range(MOST_CPIS):
+        assert context.allocate_cpi(spi) is not None
+    assert context.allocate_cpi(MOST_CPIS) is None
 
 
 @pytest.mark.rfc("7296", "3.1")
