@@ -17,7 +17,7 @@ from tunnelwrap.crypto.ke import initiate, respond
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.iana import ExchangeType, KeMethod, NotifyType, ProtocolId
 from tunnelwrap.ike import create_child
-from tunnelwrap.ike.create_child import CreateChild, RekeyIke
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.outputs import (
     ChildRefused,
     Closed,
@@ -27,6 +27,7 @@ from tunnelwrap.ike.outputs import (
     RemoveChildSa,
 )
 from tunnelwrap.ike.policy import ChildPolicy
+from tunnelwrap.ike.rekey_ike import RekeyIke
 from tunnelwrap.wire.message import IkeHeader, Message
 from tunnelwrap.wire.payloads import Delete, KeyExchange, Nonce, Notify, Payload
 from tunnelwrap.wire.proposal import SaPayload

@@ -9,9 +9,10 @@ from tests.flows.scripted import Change, Scripted, ScriptedInitiator, ScriptedRe
 from tests.kit.policies import client, gateway, selectors
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType, ProtocolId
 from tunnelwrap.ike import create_child, sa_init
-from tunnelwrap.ike.create_child import CreateChild, RekeyIke
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.outputs import ChildRefused, Closed, Established, InstallChildSa
 from tunnelwrap.ike.policy import Limits
+from tunnelwrap.ike.rekey_ike import RekeyIke
 from tunnelwrap.wire.message import VERSION_OFFSET, IkeHeader, Message
 from tunnelwrap.wire.payloads import (
     Auth,

@@ -14,8 +14,8 @@ from tests.kit.pair import Pair, Wire
 from tests.kit.policies import CLIENT, client, gateway, psk_local, quiet
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId
-from tunnelwrap.ike.create_child import RekeyIke
 from tunnelwrap.ike.outputs import Closed, Established, Trace
+from tunnelwrap.ike.rekey_ike import RekeyIke
 from tunnelwrap.ike.window import FAREWELL_S
 from tunnelwrap.path import Carrier, Datagram, Path, SocketAddress
 from tunnelwrap.wire.message import IkeHeader, Message

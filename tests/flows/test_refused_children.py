@@ -10,7 +10,7 @@ from tests.kit.pair import Pair
 from tests.kit.policies import client, gateway, quiet, selectors
 from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId
 from tunnelwrap.ike.child_sa import ChildSa
-from tunnelwrap.ike.create_child import CreateChild, RekeyIke
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.outputs import (
     ChildRefused,
     Closed,
@@ -20,6 +20,7 @@ from tunnelwrap.ike.outputs import (
     RemoveChildSa,
 )
 from tunnelwrap.ike.policy import Childless, ConnectionPolicy, Limits
+from tunnelwrap.ike.rekey_ike import RekeyIke
 from tunnelwrap.wire.message import Message
 from tunnelwrap.wire.payloads import Delete, Notify, Payload, TrafficSelector
 

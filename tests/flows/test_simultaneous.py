@@ -12,8 +12,9 @@ from tests.flows.scripted import Change, ScriptedInitiator
 from tests.kit.policies import client, gateway, quiet
 from tunnelwrap.iana import ExchangeType, NotifyType, ProtocolId
 from tunnelwrap.ike import create_child
-from tunnelwrap.ike.create_child import CreateChild, RekeyIke
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.outputs import Closed, Established, InstallChildSa, Rekeyed
+from tunnelwrap.ike.rekey_ike import RekeyIke
 from tunnelwrap.wire.message import IkeHeader
 from tunnelwrap.wire.payloads import Delete, Nonce, Notify, Payload
 

@@ -33,9 +33,9 @@ from tunnelwrap.ike import childless, crash, ppk, reauthentication, redirect, re
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.ike.child_setup import ChildOffer, answer_child, make_child
 from tunnelwrap.ike.configuration import lease_of, reply_of, request_of, requested
-from tunnelwrap.ike.create_child import CreateChild, ask_for_more, pair_for
 from tunnelwrap.ike.intermediate import check_complete
 from tunnelwrap.ike.negotiate import is_allowed
+from tunnelwrap.ike.new_child import CreateChild, ask_for_more, pair_for
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Established, Lease
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.ike.ppk import PpkOffer

@@ -33,20 +33,16 @@ from tunnelwrap.ike import (
     resumption,
 )
 from tunnelwrap.ike.context import in_fragments
-from tunnelwrap.ike.create_child import (
-    CreateChild,
-    RekeyChild,
-    RekeyIke,
-    adopt,
-    settle_before_delete,
-)
 from tunnelwrap.ike.fragments import Sent
 from tunnelwrap.ike.ike_auth import IkeAuth
 from tunnelwrap.ike.informational import CloseIke, DeleteChild, Liveness, deletes_ike
 from tunnelwrap.ike.intermediate import IkeIntermediate
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.opening import open_message
 from tunnelwrap.ike.outputs import AskActivity, AskUsage, Lease
 from tunnelwrap.ike.policy import ChildPolicy
+from tunnelwrap.ike.rekey_child import RekeyChild
+from tunnelwrap.ike.rekey_ike import RekeyIke, adopt, settle_before_delete
 from tunnelwrap.ike.resumption import SessionResume
 from tunnelwrap.ike.rules import IkeState, is_legal
 from tunnelwrap.ike.sa import Exchange, IkeSa, Next

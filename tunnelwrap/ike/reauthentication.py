@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from tunnelwrap.iana import ExchangeType, NotifyType
-from tunnelwrap.ike.create_child import CreateChild
 from tunnelwrap.ike.informational import CloseIke
+from tunnelwrap.ike.new_child import CreateChild
 from tunnelwrap.ike.outputs import ReauthenticationDue
 from tunnelwrap.ike.rules import IkeState
 from tunnelwrap.ike.sa import IkeSa, Next

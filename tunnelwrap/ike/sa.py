@@ -358,7 +358,7 @@ class IkeSa:
     def successor(self, spi_i: bytes, spi_r: bytes, *, is_initiator: bool) -> "IkeSa":
         """The IKE SA that rekeys this one: known, but not yet primary. RFC 7296 §2.18.
 
-        Its peer is known, so it is established at once; ``create_child.adopt`` lets it take over.
+        Its peer is known, so it is established at once; ``rekey_ike.adopt`` lets it take over.
         """
         new = IkeSa(
             self.context,
