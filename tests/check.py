@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,9 @@ COVERAGE_LEAST = 85
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
 MORE_SIDE_BY_SIDE = ("-n", "3", "--dist", "loadfile")  # daemons mostly wait
 TESTS_FAILED = 1  # pytest's status where it ran to the end
+NO_TESTS = 5  # its status where none was chosen
+KERNELS = 2
+ONCE_MORE = "== once more, those that failed; one that passes now was too sensitive"
 
 Step = tuple[str, Callable[[], None]]
 
@@ -107,24 +111,38 @@ def root_tests() -> None:
     tests([LOSSLESS], "root")
     arguments = ["coverage", "run", "-m", "pytest", *chosen(ROOT_TESTS, "root")]
     arguments.append(f"--ignore={LOSSLESS}")
-    with_second_try(arguments, MORE_SIDE_BY_SIDE)
-
-
-def with_second_try(arguments: Sequence[str], first_options: Sequence[str] = ()) -> None:
-    """Run tests; what fails may try once more, and is told."""
-    status = run_tool(*arguments, *first_options)
+    status = run_tool(*arguments, *MORE_SIDE_BY_SIDE)
     if status == TESTS_FAILED:
-        print("== once more, those that failed; one that passes now was too sensitive", flush=True)
+        print(ONCE_MORE, flush=True)
         status = run_tool(*arguments, "--last-failed")
     if status != 0:
         sys.exit(status)
 
 
 def kernel_tests() -> None:
-    """Run what needs the kernel's ESP under a kernel that has it, and is slow."""
-    arguments = ["coverage", "run", "-m", "pytest", *chosen([KERNEL_TESTS], "kernel")]
-    kit = ["python", "-m", "tests.kit.kernel", "--timeout", "1800", "--"]
-    with_second_try([*kit, *arguments])
+    """Run what needs the kernel's ESP under kernels that have it: two, for each has one processor.
+
+    A kernel's tests are a file; the longest files begin.
+    """
+    files = sorted(Path(KERNEL_TESTS).glob("test_*.py"), key=lambda file: -file.stat().st_size)
+    with ThreadPoolExecutor(KERNELS) as kernels:
+        statuses = list(kernels.map(under_kernel, files))
+    if not set(statuses) <= {0, NO_TESTS}:
+        sys.exit(TESTS_FAILED)
+
+
+def under_kernel(file: Path) -> int:
+    """Run a file's tests under a kernel of their own; what fails may try once more, and is told."""
+    kit = ["python", "-m", "tests.kit.kernel", "--timeout", "900", "--"]
+    arguments = [*kit, "coverage", "run", "-m", "pytest", *chosen([str(file)], "kernel")]
+    arguments += ["-o", f"cache_dir=.pytest_cache/{file.stem}"]
+    told: list[str] = []
+    status = run_tool(*arguments, told=told)
+    if status == TESTS_FAILED:
+        told.append(ONCE_MORE)
+        status = run_tool(*arguments, "--last-failed", told=told)
+    print(f"-- {file}", *told, sep="\n", end="", flush=True)
+    return status
 
 
 def chosen(folders: Sequence[str], marked: str) -> list[str]:
@@ -185,12 +203,23 @@ def tool(*command: str) -> None:
         sys.exit(status)
 
 
-def run_tool(name: str, *arguments: str) -> int:
-    """Run a program of the environment, and give back its status."""
+def run_tool(name: str, *arguments: str, told: list[str] | None = None) -> int:
+    """Run a program of the environment, and give back its status; ``told`` takes what it says."""
     environment = {**os.environ, "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # daemons start hundreds of times here
     command = [str(VENV / "bin" / name), *arguments]
-    return subprocess.run(command, check=False, env=environment).returncode
+    if told is None:
+        return subprocess.run(command, check=False, env=environment).returncode
+    done = subprocess.run(
+        command,
+        check=False,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told.append(done.stdout)
+    return done.returncode
 
 
 def run_step(name: str, step: Callable[[], None]) -> None:
