@@ -38,6 +38,7 @@ from tunnelwrap.wire.message import Fragment, IkeHeader, Message, encode_outer
 
 MOST_CHANGES = 16  # before a Stand is made anew
 MOST_ANSWERS = 8  # to one datagram of an authentic peer, with time passing
+LONGEST_CHAIN = 65_000  # what SK holds, and its length field can tell
 
 
 FRAGMENT = 0x80  # with the exchange type: a number and a total of 16 bits stand before the chain
@@ -155,7 +156,7 @@ class Stand:
         is_response = bool(way & Way.RESPONSE)
         expected = self.waiting_id if is_response else self.request_id
         number = max(expected - 1, 0) if way & Way.OTHER_ID else expected
-        exchange, chain, fragment = rest[0], rest[2:], None
+        exchange, chain, fragment = rest[0], rest[2 : 2 + LONGEST_CHAIN], None
         if exchange & FRAGMENT and len(chain) >= 4:
             exchange, fragment = exchange & ~FRAGMENT, Fragment(*unpack_from("!HH", chain))
             chain = chain[4:]
