@@ -42,6 +42,7 @@ PACKAGES = {
     "kmod": "its modules",
     "netbase": "the names of protocols, for iproute2",
     "debootstrap": "a newer Debian in a folder, for newer peers",
+    "systemd": "a second opinion on the units, and a socket that it hands over",
     "charon-systemd": "strongSwan, as a peer",
     "strongswan-swanctl": "strongSwan's commands",
     "libcharon-extra-plugins": "strongSwan's ESP in userspace",

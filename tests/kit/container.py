@@ -52,9 +52,15 @@ class Container:
             options=self.options,
         )
 
-    def start(self) -> Process:
-        """Start what the image starts, and wait until it is ready."""
-        words = [*self.image.words("ENTRYPOINT"), *self.image.words("CMD")]
+    def add(self, name: str, octets: bytes) -> None:
+        """Put a file into the volume with the configuration."""
+        path = self.configuration / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(octets)
+
+    def start(self, *command: str) -> Process:
+        """Start a command, by default what the image starts, and wait until it is ready."""
+        words = [*self.image.words("ENTRYPOINT"), *(command or self.image.words("CMD"))]
         with self.out.open("wb") as out, self.log.open("wb") as log:
             process = subprocess.Popen(
                 self.command(*words), stdin=subprocess.DEVNULL, stdout=out, stderr=log

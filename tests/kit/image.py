@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,8 +144,9 @@ class Image:
 def image() -> Image:
     """The image, with the package and the entrypoint of now in it."""
     dockerfile = SOURCE / "docker/Dockerfile"
-    parts = [dockerfile.read_bytes(), (SOURCE / "pyproject.toml").read_bytes(), bytes([RECIPE])]
-    stamp = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
+    parts = repr((dockerfile.read_text(), project["dependencies"], RECIPE))
+    stamp = hashlib.sha256(parts.encode()).hexdigest()[:16]
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.certs import authority, entity
 from tests.kit.container import Container, Process
 from tests.kit.daemons import Daemon, wait_until
-from tests.kit.image import RIGHTS, image
+from tests.kit.image import RIGHTS, SOURCE, image
 from tests.kit.netns import Namespace, wire
 
 # The first time debootstrap runs, and pip.
@@ -186,6 +187,23 @@ def test_other_commands_are_tunnelwraps(net: Net) -> None:
         container.command(*entrypoint, "--version"), check=True, capture_output=True, text=True
     )
     assert done.stdout.startswith("tunnelwrap, version ")
+
+
+def test_a_relay_has_one_right_and_no_device(net: Net) -> None:
+    container = net.container
+    certificate = entity("vpn.example.org", authority("CA"), number=2, sans=("vpn.example.org",))
+    container.add("certificates/gateway.pem", certificate.pem)
+    container.add("certificates/gateway.key", certificate.key_pem)
+    container.add("relay.toml", (SOURCE / "docker/relay/relay.toml").read_bytes())
+    container.rights, container.devices = ["net_bind_service"], {}
+
+    process = container.start("relay", "/etc/tunnelwrap/relay.toml")
+
+    assert rights_of(process) == (str(container.image.user), 1 << NET_BIND_SERVICE)
+    said = container.says(process, "tunnelwrap", "status", "/etc/tunnelwrap/relay.toml")
+    assert said == "relay relay to 127.0.0.1:4500: 0 ways\n"
+    process.terminate()
+    assert process.wait(10) == 0
 
 
 def test_the_image_has_no_build_tools(net: Net) -> None:
