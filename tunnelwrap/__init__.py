@@ -4,6 +4,7 @@ The layers, top to bottom; each may import what stands below it:
 
     cli        commands: parse, call, print
     daemon     composition roots: driver (feeds the core), server, client, control socket, demo
+    profile    configurations of other programs, written from ours
     config     TOML into the settings of the layers below
     demux      443: tell tunnel from web by the first octets
     hostnet    what is changed on the host, journaled and undone

@@ -12,7 +12,7 @@ from tunnelwrap import __version__
 from tunnelwrap.errors import TunnelwrapError
 
 _COMMANDS: Final = (
-    *("init", "serve", "connect", "relay", "wrap"),
+    *("init", "serve", "connect", "relay", "wrap", "fallback"),
     *("status", "disconnect", "redirect", "check", "demo"),
 )
 """In the order in which people meet them; each is a module of this package."""
