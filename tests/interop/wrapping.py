@@ -32,7 +32,7 @@ class Wrapper:
 
     def __init__(self, host: str, command: str, texts: Sequence[str], directory: Path) -> None:
         self._directory = directory / command
-        self._directory.mkdir()
+        self._directory.mkdir(exist_ok=True)
         files = [self._directory / f"{command}{number}.toml" for number in range(len(texts))]
         for file, text in zip(files, texts, strict=True):
             file.write_text(f'{text}control_socket = "{file.stem}.sock"\n')
@@ -110,7 +110,7 @@ class Wrapped:
         self._child = child or {}
         texts = [_wrap_toml(directory, carriers, number) for number in range(clients)]
         with ExitStack() as started:
-            self.relay = Wrapper(lan.responder, "relay", [_relay_toml(directory)], directory)
+            self.relay = Wrapper(lan.responder, "relay", [relay_toml(directory)], directory)
             started.callback(self.relay.stop)
             self.wrap = Wrapper(lan.initiator, "wrap", texts, directory)
             started.callback(self.wrap.stop)
@@ -200,7 +200,8 @@ def _numbered(tree: Tree, number: int) -> Tree:
     return {f"peer{end}": {**peer, "children": {f"net{end}": children["net"]}}}
 
 
-def _relay_toml(directory: Path) -> str:
+def relay_toml(directory: Path) -> str:
+    """A relay's configuration, its certificate beside it."""
     root = authority("CN=Web Root", "p256")
     leaf = entity(f"CN={GATEWAY}", root, kind="p256", sans=[GATEWAY])
     (directory / "ca.pem").write_bytes(root.pem)

@@ -17,7 +17,7 @@ from tests.kit.netns import Namespace, wire
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import dns_change
 from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
-from tunnelwrap.hostnet.links import client_changes, gateway_changes
+from tunnelwrap.hostnet.links import client_changes, gateway_changes, lan_changes
 
 TUN = "tw0"
 MTU = 1380
@@ -98,7 +98,12 @@ def gateway(resolv_conf: Path) -> list[Change]:
     ]
 
 
-ALL_ROLES = (full_client, split_client, gateway)
+def lan_router(resolv_conf: Path) -> list[Change]:
+    """A router with clients behind a device, for which it is the gateway."""
+    return lan_changes("main", ["eth0"], GATEWAYS, [500])
+
+
+ALL_ROLES = (full_client, split_client, gateway, lan_router)
 Role = Callable[[Path], list[Change]]
 
 

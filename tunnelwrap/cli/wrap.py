@@ -14,6 +14,12 @@ from tunnelwrap.daemon.wrap import Wrap
 
 @click.command(short_help="Bring another IKEv2 daemon through TCP or TLS.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--lan",
+    multiple=True,
+    metavar="DEVICE",
+    help="Take what comes in there for the gateway, too; may be repeated.  [default: lan in FILE]",
+)
 @click.option("--debug", is_flag=True, help="Log what becomes of every attempt.")
 @click.option("--quiet", is_flag=True, help="Log only what needs a human.")
 @click.option(
@@ -21,7 +27,9 @@ from tunnelwrap.daemon.wrap import Wrap
     type=click.Path(path_type=Path, dir_okay=False),
     help="Append the TLS secrets to a file, with which Wireshark can read the stream.",
 )
-def wrap(file: Path, *, debug: bool, quiet: bool, tls_keylog: Path | None) -> None:
+def wrap(
+    file: Path, *, lan: tuple[str, ...], debug: bool, quiet: bool, tls_keylog: Path | None
+) -> None:
     """Carry the traffic of a daemon that knows UDP only by whatever passes.
 
     To the daemon this is the gateway: UDP ports of this host, 127.0.0.2 by default. Its first
@@ -45,16 +53,30 @@ def wrap(file: Path, *, debug: bool, quiet: bool, tls_keylog: Path | None) -> No
       local_port = 4500
       encap = yes
 
+    On a LAN's router, --lan serves phones and other clients behind DEVICE as they are: what they
+    send to the gateway's UDP ports 500 and 4500 is carried from here, and the answers bear the
+    gateway's address. Each IKE SA has a way of its own. Nothing is changed on the clients; on the
+    router there are rules for that address, which are taken back at the end, and after a crash at
+    the next start.
+
     The line "ready" in the log says that the daemon can connect. No privilege is needed but that
-    for ports below 1024 (CAP_NET_BIND_SERVICE).
+    for ports below 1024 (CAP_NET_BIND_SERVICE), and for --lan CAP_NET_ADMIN.
 
     \b
     Examples:
       tunnelwrap wrap wrap.toml
+      tunnelwrap wrap --lan br-lan wrap.toml
       tunnelwrap status wrap.toml          from another terminal
     """
     set_up(is_debug=debug, is_quiet=quiet)
-    asyncio.run(_run(load_wrap(file), file.stem, tls_keylog))
+    asyncio.run(_run(_with_lan(load_wrap(file), lan), file.stem, tls_keylog))
+
+
+def _with_lan(settings: WrapFile, devices: tuple[str, ...]) -> WrapFile:
+    if not devices:
+        return settings
+    wrap = settings.wrap.model_copy(update={"lan": devices})
+    return settings.model_copy(update={"wrap": wrap})
 
 
 async def _run(settings: WrapFile, name: str, tls_keylog: Path | None) -> None:

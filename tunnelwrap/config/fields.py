@@ -41,6 +41,7 @@ DYNAMIC: Final = "dynamic"
 _CARRIERS: Final = {carrier.value: carrier for carrier in Carrier}
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
+_DEVICE: Final = re.compile(r"[A-Za-z0-9._@-]{1,15}")  # IFNAMSIZ less its final zero
 _HTTPS_URL: Final = re.compile(r"https://[!-~]+")
 
 ItemT = TypeVar("ItemT")
@@ -178,6 +179,14 @@ def _server_name(value: object) -> str:
     return text
 
 
+def _device(value: object) -> str:
+    expected = "a network device, such as br-lan or eth1.10"
+    text = text_of(value, expected)
+    if not _DEVICE.fullmatch(text):
+        raise wrong(expected)
+    return text
+
+
 def _protocol(value: object) -> str:
     expected = "the name of a protocol, such as h2"
     text = text_of(value, expected)
@@ -214,6 +223,7 @@ PoolName = Annotated[str, PlainValidator(_pool)]
 PpkName = Annotated[str, PlainValidator(_ppk_name)]
 BackendAddress = Annotated[Backend, PlainValidator(_backend)]
 ServerName = Annotated[str, PlainValidator(_server_name)]
+DeviceName = Annotated[str, PlainValidator(_device)]
 ProtocolName = Annotated[str, PlainValidator(_protocol)]
 HttpsUrl = Annotated[str, PlainValidator(_https_url)]
 MailAddress = Annotated[str, PlainValidator(_mail_address)]

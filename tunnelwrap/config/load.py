@@ -29,7 +29,7 @@ _ROLES: Final[dict[str, type[File]]] = {
     "relay": RelayFile,
     "wrap": WrapFile,
 }
-_STATELESS: Final = frozenset({"relay", "wrap"})
+_STATELESS: Final = frozenset({"relay"})
 _SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path", "eab_key"})
 _EXPECTED: Final = {
     "string_type": "a text in quotes",

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tunnelwrap.config.fields import Address, FileName, Network, Port, wrong
+from tunnelwrap.config.fields import Address, DeviceName, FileName, Many, Network, Port, wrong
 from tunnelwrap.config.model import Positive, Reach, Section, StreamPorts
 from tunnelwrap.path import IpAddress
 
@@ -46,7 +46,9 @@ class Wrap(Reach):
     listen: Address = ip_address("127.0.0.2")
     ike_port: Port = 500
     nat_port: Port = 4500
+    lan: Many[DeviceName] = ()
     control_socket: FileName
+    state_directory: FileName
 
     @property
     def listens_at(self) -> tuple[IpAddress, int, int]:

@@ -27,17 +27,15 @@ _MAX_DEVICE: Final = 15  # IFNAMSIZ less its final zero
 _CAP_NET_ADMIN: Final = 12  # of linux/capability.h
 
 
-class Host:
-    """One instance's hold on the host's network.
+class Hold:
+    """One instance's hold on the host's network: what a killed run has left is undone at once.
 
     Args:
-        name: of the instance; names device and tables.
+        name: of the instance; names tables.
         state_directory: where the journal is.
 
     Raises:
         HostNetError: another process runs under this name.
-        NotPrivileged: without CAP_NET_ADMIN.
-        DataPlaneError: there is no TUN device to be had.
     """
 
     def __init__(self, name: str, state_directory: Path) -> None:
@@ -45,7 +43,6 @@ class Host:
         path = state_directory / "journal"
         self._clean_up(path)
         self._journal = Journal(path)
-        self.tun = Tun.open(f"tw-{self.name}"[:_MAX_DEVICE])
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes.
@@ -69,6 +66,24 @@ class Host:
             logger.warning("left by a former run, and not undone: %s", problem)
         if recovery.undone:
             logger.info("undone what a former run left: %s", "; ".join(recovery.undone))
+
+
+class Host(Hold):
+    """The same with a TUN device.
+
+    Args:
+        name: of the instance; names device and tables.
+        state_directory: where the journal is.
+
+    Raises:
+        HostNetError: another process runs under this name.
+        NotPrivileged: without CAP_NET_ADMIN.
+        DataPlaneError: there is no TUN device to be had.
+    """
+
+    def __init__(self, name: str, state_directory: Path) -> None:
+        super().__init__(name, state_directory)
+        self.tun = Tun.open(f"tw-{self.name}"[:_MAX_DEVICE])
 
 
 @dataclass(frozen=True, slots=True)

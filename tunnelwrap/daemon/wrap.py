@@ -1,5 +1,6 @@
 """The wrapper: a gateway's UDP ports for a daemon here, and a way to the gateway behind them.
 
+On a LAN router it has the gateway's own address, too, for the clients behind it (``daemon.lan``).
 Flow: two UDP listeners -> the passage of the datagram's IKE SA -> UDP, TCP or TLS, and back. Which
 passage ESP belongs to shows in no header: unknown SPIs go by the one whose exchange was last, which
 is right with one IKE SA, and most likely with more; the gateway knows its SPIs by any stream.
@@ -17,6 +18,7 @@ from tunnelwrap.config.wrapper import Wrap as WrapSettings
 from tunnelwrap.config.wrapper import WrapFile
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.headers import Esp, Ike, SpiTable, read, with_marker
+from tunnelwrap.daemon.lan import Lan
 from tunnelwrap.daemon.passage import Passage
 from tunnelwrap.daemon.ports import take_all_descriptors
 from tunnelwrap.daemon.reach import Dialler
@@ -109,6 +111,7 @@ class Wrap:
         self._passages: dict[Passage, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._counters: Counter[str] = Counter()
+        self._lan = self._lan_of(settings) if settings.lan else None
         self._control = ControlServer(
             settings.control_socket, {"status": self._status, "disconnect": self._disconnect}
         )
@@ -128,15 +131,24 @@ class Wrap:
             await self._control.start()
             self._listen()
             async with asyncio.TaskGroup() as self._tasks:
-                reaper = self._tasks.create_task(self._reap())
+                lasting = [self._tasks.create_task(self._reap())]
+                if self._lan is not None:
+                    await self._lan.start()
+                    lasting.append(self._tasks.create_task(self._lan.run()))
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
-                for task in (reaper, *self._passages.values()):
+                for task in (*lasting, *self._passages.values()):
                     task.cancel()
         finally:
+            if self._lan is not None:
+                self._lan.close()
             for listener in self._listeners:
                 listener.close()
             self._control.close()
+
+    def _lan_of(self, settings: WrapSettings) -> Lan:
+        where = settings.lan, settings.gateway, settings.state_directory
+        return Lan(self._name, *where, self._from_daemon, self._loop)
 
     def _listen(self) -> None:
         address, *ports = self._settings.listens_at
@@ -195,8 +207,9 @@ class Wrap:
 
     def _new_passage(self, daemon: IpAddress) -> Passage:
         assert self._tasks is not None  # nothing is read from the listeners before
-        if len(self._passages) >= MAX_PASSAGES:
-            self._end(min(self._passages, key=lambda passage: passage.used))
+        if len(self._passages) >= MAX_PASSAGES:  # whoever has most of them must do without one
+            of = Counter(passage.daemon for passage in self._passages)
+            self._end(min(self._passages, key=lambda each: (-of[each.daemon], each.used)))
         passage = Passage(daemon, self._ways, self._spis.learn, self._loop)
         self._passages[passage] = self._tasks.create_task(passage.run())
         return passage

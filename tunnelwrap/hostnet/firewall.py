@@ -1,4 +1,4 @@
-"""NAT and forwarding for a gateway's clients, in tables of nftables that are ours alone.
+"""NAT and forwarding for clients, in tables of nftables that are ours alone.
 
 Each change is one table named after the instance, made in one transaction; undoing it deletes that
 table and nothing else. A table of others that drops forwarded packets still drops them: in
@@ -43,7 +43,7 @@ class NatChange:
         _make_table(
             self._table,
             "chain postrouting {\n  type nat hook postrouting priority srcnat; policy accept;\n"
-            + _each_family(rule, self)
+            + _each_family(rule, self.networks)
             + "}",
         )
 
@@ -98,7 +98,7 @@ class ForwardChange:
         _make_table(
             self._table,
             "chain forward {\n  type filter hook forward priority filter; policy accept;\n"
-            + "".join(_each_family(rule, self) for rule in rules)
+            + "".join(_each_family(rule, self.networks) for rule in rules)
             + "}",
         )
 
@@ -118,11 +118,65 @@ class ForwardChange:
         return _table_name(self.name, "forward")
 
 
-def _each_family(rule: str, change: NatChange | ForwardChange) -> str:
+@dataclass(frozen=True, slots=True)
+class UntrackedChange:
+    """What LAN clients say to a gateway's UDP ports here, and its answers, meet no NAT of ours.
+
+    The kernel would go on with the NAT of a client that has spoken to the gateway before, and a
+    source that we answer from is none of this host's addresses.
+
+    Args:
+        name: of the instance: letters, digits and _.
+        devices: where the clients are.
+        gateways: the addresses that they send to.
+        ports: and the ports.
+    """
+
+    name: str
+    devices: tuple[str, ...]
+    gateways: tuple[IpNetwork, ...]
+    ports: tuple[int, ...]
+
+    def apply(self) -> None:
+        """Make the table."""
+        ports = ", ".join(map(str, self.ports)).join(("{{ ", " }}"))
+        devices = ", ".join(f'"{name}"' for name in self.devices).join(("{{ ", " }}"))
+        to = f"iifname {devices} {{family}} daddr {{set}} udp dport {ports}"
+        answers = f"{{family}} saddr {{set}} udp sport {ports} notrack"
+        _make_table(
+            self._table,
+            "chain prerouting {\n  type filter hook prerouting priority raw; policy accept;\n"
+            + _each_family(f"{to} notrack", self.gateways)
+            # Only a rule about tracking has the kernel put fragments together before it asks for
+            # ports, which the later ones lack.
+            + "}\nchain taken {\n  type filter hook prerouting priority mangle; policy accept;\n"
+            + _each_family(f"{to} ct state untracked counter", self.gateways)
+            + "}\nchain output {\n  type filter hook output priority raw; policy accept;\n"
+            + _each_family(answers, self.gateways)
+            + "}",
+        )
+
+    def undo(self) -> None:
+        """Delete the table."""
+        _drop_table(self._table)
+
+    def to_json(self) -> dict[str, object]:
+        """The change as plain JSON."""
+        return to_json(self)
+
+    def __str__(self) -> str:
+        return f"no tracking of {_words(self.gateways)} (table inet {self._table})"
+
+    @property
+    def _table(self) -> str:
+        return _table_name(self.name, "lan")
+
+
+def _each_family(rule: str, networks: Sequence[IpNetwork]) -> str:
     """A rule for each IP version that there are networks of."""
     lines = ""
     for version, family in _FAMILIES:
-        members = ", ".join(str(network) for network in collapsed(change.networks, version))
+        members = ", ".join(str(network) for network in collapsed(networks, version))
         if members:
             lines += f"  {rule.format(family=family, set=f'{{ {members} }}')}\n"
     return lines

@@ -18,7 +18,7 @@ from typing import BinaryIO, Final, Self
 from tunnelwrap.errors import HostNetError
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import ResolvConfChange, ResolvedChange
-from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
+from tunnelwrap.hostnet.firewall import ForwardChange, NatChange, UntrackedChange
 from tunnelwrap.hostnet.netlink import AddressChange, LinkChange, RouteChange, RuleChange
 from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.hostnet.values import from_json
@@ -31,7 +31,7 @@ KINDS: Final[Kinds] = {
     kind.__name__: kind
     for kind in (
         *(AddressChange, LinkChange, RouteChange, RuleChange, SysctlChange),
-        *(ResolvedChange, ResolvConfChange, NatChange, ForwardChange),
+        *(ResolvedChange, ResolvConfChange, NatChange, ForwardChange, UntrackedChange),
     )
 }
 """All changes that a journal may hold."""

@@ -1,4 +1,4 @@
-"""Which changes of links, addresses, routes and rules make a tunnel device useful.
+"""Which changes of links, addresses, routes and rules make a tunnel device useful, or a LAN ours.
 
 A client sends the negotiated networks into its TUN device. What has to be kept out of it is the
 gateway's own address, or ESP would be wrapped in ESP. For a network without that address a plain
@@ -26,6 +26,7 @@ from typing import Final
 from zlib import crc32
 
 from tunnelwrap.hostnet import Change
+from tunnelwrap.hostnet.firewall import UntrackedChange
 from tunnelwrap.hostnet.netlink import (
     MAIN_TABLE,
     AddressChange,
@@ -44,6 +45,9 @@ IPV6_MIN_MTU: Final = 1280
 
 FIRST_TABLE: Final = 0x7477_0000
 FIRST_PRIORITY: Final = 10_000
+LAN_PRIORITY: Final = FIRST_PRIORITY - 1
+"""Before the rules of a tunnel that this router may have itself."""
+
 _TABLES: Final = 5_000
 _PRIORITIES_EACH: Final = 4
 
@@ -108,6 +112,42 @@ def gateway_changes(
         if wanted:
             changes += forwarding_changes(version)
     return changes
+
+
+def lan_changes(
+    name: str, devices: Sequence[str], gateways: Sequence[IpAddress], ports: Sequence[int]
+) -> list[Change]:
+    """What brings to this host, a router, what LAN clients send to a gateway's UDP ports.
+
+    It is what TPROXY does, without a mark that others may use: policy routing delivers it here, to
+    sockets that are bound to the gateway's address (IP_TRANSPARENT), and answer from it. A rule
+    without device would hit our own packets, and by the check of sources the gateway's.
+
+    Args:
+        name: of the instance: letters, digits and _.
+        devices: where the clients are; others' packets are left alone.
+        gateways: the gateway's addresses.
+        ports: its UDP ports.
+
+    Raises:
+        HostNetError: there is no such device.
+    """
+    loopback, table = Device.find("lo"), FIRST_TABLE + _TABLES + _slot(name)
+    for device in devices:
+        Device.find(device)
+    here = tuple(ip_network(gateway) for gateway in dict.fromkeys(gateways))
+    return [
+        UntrackedChange(name, tuple(devices), here, tuple(ports)),
+        *(RouteChange(gateway, loopback, table, None, is_local=True) for gateway in here),
+        *(
+            RuleChange(
+                gateway.version, LAN_PRIORITY, table, to=gateway, device=device, udp_port=port
+            )
+            for gateway in here
+            for device in devices
+            for port in ports
+        ),
+    ]
 
 
 def table_of(tun: str) -> int:

@@ -33,6 +33,7 @@ _NOTHING_THERE: Final = frozenset(
     {errno.ENODEV, errno.ESRCH, errno.ENOENT, errno.EADDRNOTAVAIL, errno.ENETDOWN}
 )
 _IFF_UP: Final = 1
+_SCOPE_HOST: Final = 254  # RT_SCOPE_HOST of linux/rtnetlink.h; no wider one will do
 
 T = TypeVar("T")
 
@@ -150,12 +151,13 @@ class AddressChange:
 
 @dataclass(frozen=True, slots=True)
 class RouteChange:
-    """A network is reached by a device."""
+    """A network is reached by a device; with ``is_local``, all of its addresses are this host's."""
 
     destination: IpNetwork
     device: Device
     table: int
     source: IpAddress | None
+    is_local: bool = False
 
     def apply(self) -> None:
         """Add the route; one for the same network that is there already is a refusal."""
@@ -172,7 +174,8 @@ class RouteChange:
 
     def __str__(self) -> str:
         table = "" if self.table == MAIN_TABLE else f" in table {self.table}"
-        return f"route {self.destination} by {self.device}{table}"
+        kind = "local route" if self.is_local else "route"
+        return f"{kind} {self.destination} by {self.device}{table}"
 
     def _ask(self, command: str, how: "_Asker") -> None:
         words: dict[str, str | int] = {
@@ -182,6 +185,8 @@ class RouteChange:
             "table": self.table,
             "proto": PROTOCOL,
         }
+        if self.is_local:
+            words |= {"type": "local", "scope": _SCOPE_HOST}
         if self.source is not None:
             words["prefsrc"] = str(self.source)
         how(str(self), lambda route: route.route(command, **words))
@@ -191,7 +196,8 @@ class RouteChange:
 class RuleChange:
     """Packets look up a routing table: all of a family, or those to one network.
 
-    With ``passes_default`` the table's default route does not count.
+    With ``passes_default`` the table's default route does not count. ``device`` and ``udp_port``
+    leave only those that come in there, and go to that port.
     """
 
     version: int  # of IP
@@ -199,6 +205,8 @@ class RuleChange:
     table: int
     to: IpNetwork | None = None
     passes_default: bool = False
+    device: str | None = None
+    udp_port: int | None = None
 
     def apply(self) -> None:
         """Add the rule."""
@@ -214,8 +222,11 @@ class RuleChange:
 
     def __str__(self) -> str:
         to = "all" if self.to is None else str(self.to)
+        port = "" if self.udp_port is None else f" UDP port {self.udp_port}"
+        coming = "" if self.device is None else f" from {self.device}"
         passing = " save its default" if self.passes_default else ""
-        return f"rule {self.priority}: IPv{self.version} to {to} by table {self.table}{passing}"
+        what = f"IPv{self.version}{coming} to {to}{port}"
+        return f"rule {self.priority}: {what} by table {self.table}{passing}"
 
     def _ask(self, command: str, how: "_Asker") -> None:
         words: dict[str, str | int] = {
@@ -229,6 +240,11 @@ class RuleChange:
             words["dst_len"] = self.to.prefixlen
         if self.passes_default:
             words["FRA_SUPPRESS_PREFIXLEN"] = 0
+        if self.device is not None:
+            words["FRA_IIFNAME"] = self.device
+        if self.udp_port is not None:
+            words["FRA_IP_PROTO"] = socket.IPPROTO_UDP
+            words["FRA_DPORT_RANGE"] = f"{self.udp_port}:{self.udp_port}"
         how(str(self), lambda route: route.rule(command, **words))
 
 

@@ -32,9 +32,11 @@ IP_PKTINFO: Final = 8
 IP_MTU_DISCOVER: Final = 10
 IP_RECVERR: Final = 11
 IP_MTU: Final = 14
+IP_TRANSPARENT: Final = 19
 IPV6_MTU_DISCOVER: Final = 23
 IPV6_MTU: Final = 24
 IPV6_RECVERR: Final = 25
+IPV6_TRANSPARENT: Final = 75
 PMTUDISC_DONT: Final = 0
 UDP_ENCAP: Final = 100
 UDP_ENCAP_ESPINUDP: Final = 2
@@ -217,6 +219,7 @@ class UdpListener:
         loop: from which everything is called.
         has_marker: IKE stands behind the non-ESP marker: not on port 500.
         kernel_esp: ESP is the kernel's affair.
+        is_transparent: the address is another host's, whose part we play.
 
     Raises:
         TransportError: the address cannot be had, or the kernel has no ESP.
@@ -230,11 +233,12 @@ class UdpListener:
         *,
         has_marker: bool,
         kernel_esp: bool = False,
+        is_transparent: bool = False,
     ) -> None:
         self._on_batch = on_batch
         self._has_marker = has_marker
         self._peers: OrderedDict[_Source, _Outlet] = OrderedDict()
-        sock = _bound(address)
+        sock = _bound(address, is_transparent=is_transparent)
         self.address = SocketAddress.of(sock.getsockname())
         _tune(sock, kernel_esp=kernel_esp, has_marker=has_marker)
         self._sock = _Socket(sock, loop, self._take, self._fail)
@@ -434,13 +438,15 @@ def _runs(
         yield views, size
 
 
-def _bound(address: SocketAddress) -> socket.socket:
+def _bound(address: SocketAddress, *, is_transparent: bool) -> socket.socket:
     sock = socket.socket(family_of(address), socket.SOCK_DGRAM)
     try:
         # Before it is bound, so that the first datagram has it too.
         _set_by_family(sock, (IP_PKTINFO, 1), (socket.IPV6_RECVPKTINFO, 1))
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if is_transparent:
+            _set_by_family(sock, (IP_TRANSPARENT, 1), (IPV6_TRANSPARENT, 1))
         sock.bind(raw(address))
     except OSError as error:
         sock.close()

@@ -28,7 +28,9 @@ def problem(directory: Path, text: str) -> str:
         (f"{RELAY}tcp_ports = []", "a port in tcp_ports or tls_ports"),
         (f'{RELAY}daemon = "::1"\nsources = "127.128.0.0/10"', "sources of IPv6, as daemon is"),
         (f"{WRAP}ike_port = 4500", "another nat_port than ike_port"),
-        (f'{WRAP}state_directory = "x"', "unknown key"),
+        (f'{RELAY}state_directory = "x"', "unknown key"),
+        (f'{WRAP}lan = ["br lan"]', "wrap.lan[0]: found 'br lan', expected a network device"),
+        (f'{WRAP}lan = ["a-name-too-long-"]', "expected a network device"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, expected: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tunnelwrap.errors import HostNetError, UsageError
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import ResolvConfChange, ResolvedChange
-from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
+from tunnelwrap.hostnet.firewall import ForwardChange, NatChange, UntrackedChange
 from tunnelwrap.hostnet.journal import KINDS
 from tunnelwrap.hostnet.links import client_changes, gateway_changes, table_of
 from tunnelwrap.hostnet.netlink import (
@@ -28,6 +28,7 @@ from tunnelwrap.hostnet.values import from_json
 
 POOLS = (ip_network("10.20.0.0/24"), ip_network("fd20::/64"))
 TW0 = Device("tw0", 7)
+LO = Device("lo", 1)
 GATEWAY = ip_address("198.51.100.7")
 
 EXAMPLES: tuple[tuple[Change, str], ...] = (
@@ -46,6 +47,14 @@ EXAMPLES: tuple[tuple[Change, str], ...] = (
     (
         RuleChange(6, 11, MAIN_TABLE, passes_default=True),
         "rule 11: IPv6 to all by table 254 save its default",
+    ),
+    (
+        RouteChange(ip_network(GATEWAY), LO, 7001, None, is_local=True),
+        "local route 198.51.100.7/32 by lo in table 7001",
+    ),
+    (
+        RuleChange(4, 9, 7001, to=ip_network(GATEWAY), device="br-lan", udp_port=500),
+        "rule 9: IPv4 from br-lan to 198.51.100.7/32 UDP port 500 by table 7001",
     ),
     (
         SysctlChange("net/ipv4/ip_forward", "1", (("net/ipv4/ip_forward", "0"),)),
@@ -67,6 +76,10 @@ EXAMPLES: tuple[tuple[Change, str], ...] = (
     (
         ForwardChange("main", "tw0", POOLS[:1]),
         "forwarding for 10.20.0.0/24 (table inet tunnelwrap_main_forward)",
+    ),
+    (
+        UntrackedChange("main", ("br-lan",), (ip_network(GATEWAY),), (500, 4500)),
+        "no tracking of 198.51.100.7/32 (table inet tunnelwrap_main_lan)",
     ),
 )
 

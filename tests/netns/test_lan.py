@@ -1,0 +1,106 @@
+"""The gateway's part on a router: what LAN clients send to it arrives, and is answered as by it.
+
+phone ------------- lan router
+192.168.1.10/24         192.168.1.1    the gateway's addresses are nowhere
+2001:db8:1::10/64       2001:db8:1::1
+"""
+
+import asyncio
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.kit.netns import Namespace, wire
+from tunnelwrap.daemon.lan import Lan
+from tunnelwrap.errors import HostNetError
+from tunnelwrap.path import SocketAddress
+from tunnelwrap.transport import Transport
+
+pytestmark = pytest.mark.root
+
+GATEWAYS = ("198.51.100.7", "2001:db8:7::7")
+PATIENCE_S = 10.0
+WHOLE, IN_PIECES = 100, 3000
+
+
+@pytest.fixture
+def phone() -> Iterator[Namespace]:
+    """A phone; the calling thread is on its router."""
+    with Namespace("phone") as phone, Namespace("router") as router:
+        wire(
+            *(phone, "eth0", ["192.168.1.10/24", "2001:db8:1::10/64"]),
+            *(router, "lan", ["192.168.1.1/24", "2001:db8:1::1/64"]),
+        )
+        phone.route("default", via="192.168.1.1")
+        phone.route("default", via="2001:db8:1::1")
+        with router.entered():
+            yield phone
+
+
+class Echo:
+    """Answers everything, and keeps whom it was for."""
+
+    def __init__(self) -> None:
+        self.asked: list[SocketAddress] = []
+
+    def __call__(self, home: Transport, batch: Sequence[memoryview]) -> None:
+        for octets in batch:
+            self.asked.append(home.path.local)
+            home.send(bytes(octets))
+
+
+def client(phone: Namespace, gateway: str, port: int) -> socket.socket:
+    with phone.entered():
+        family = socket.AF_INET6 if ":" in gateway else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock.settimeout(PATIENCE_S)
+        sock.connect((gateway, port))  # it hears nobody else
+    return sock
+
+
+def lan_of(gateway: str, directory: Path, on_batch: Echo) -> Lan:
+    loop = asyncio.get_running_loop()
+    return Lan("home-1", ["lan"], gateway, directory / "state", on_batch, loop)
+
+
+@pytest.mark.parametrize("gateway", GATEWAYS)
+async def test_the_gateway_seems_to_answer(phone: Namespace, tmp_path: Path, gateway: str) -> None:
+    echo = Echo()
+    lan = lan_of(gateway, tmp_path, echo)
+    try:
+        await lan.start()
+        for port in (500, 4500):
+            with client(phone, gateway, port) as sock:
+                for length in (WHOLE, IN_PIECES):
+                    sock.send(bytes(length))
+                    assert await asyncio.to_thread(sock.recv, 65536) == bytes(length)
+        assert [str(each.ip) for each in echo.asked] == [gateway] * 4
+        assert [each.port for each in echo.asked] == [500, 500, 4500, 4500]
+    finally:
+        lan.close()
+
+
+async def test_other_ports_of_the_gateway_are_left_alone(phone: Namespace, tmp_path: Path) -> None:
+    echo = Echo()
+    lan = lan_of(GATEWAYS[0], tmp_path, echo)
+    try:
+        await lan.start()
+        with client(phone, GATEWAYS[0], 501) as other, client(phone, GATEWAYS[0], 500) as sock:
+            other.send(b"501")
+            sock.send(b"500")
+            assert await asyncio.to_thread(sock.recv, 65536) == b"500"
+        assert len(echo.asked) == 1
+    finally:
+        lan.close()
+
+
+async def test_a_device_that_is_not_there_is_named(phone: Namespace, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    lan = Lan("home", ["wlan9"], GATEWAYS[0], tmp_path / "state", Echo(), loop)
+    try:
+        with pytest.raises(HostNetError, match="device wlan9: No such device"):
+            await lan.start()
+    finally:
+        lan.close()
