@@ -15,6 +15,7 @@ from tests.io.wrapped import (
     OTHER_I,
     OTHER_R,
     SPI_I,
+    SPI_R,
     Stream,
     Udp,
     esp,
@@ -25,10 +26,12 @@ from tunnelwrap.config.load import load_wrap
 from tunnelwrap.daemon.control import ask
 from tunnelwrap.daemon.wrap import Wrap
 from tunnelwrap.errors import TransportError
+from tunnelwrap.iana import ExchangeType
 
 INIT = ike(0, (SPI_I, NONE))
 ANSWER = ike(0, response=True)
 NEVER_S = 0.3
+CREATE_CHILD_SA, INFORMATIONAL = ExchangeType.CREATE_CHILD_SA, ExchangeType.INFORMATIONAL
 
 
 class Bench:
@@ -264,6 +267,78 @@ async def test_another_ike_sa_has_a_stream_of_its_own(tmp_path: Path) -> None:
         both.say_marked(marked(2), marked(1, (OTHER_I, OTHER_R)))
         assert await first.receive() == marked(2)
         assert await second.receive() == marked(1, (OTHER_I, OTHER_R))
+
+
+async def two_by_tcp(both: Bench) -> tuple[Stream, Stream]:
+    """Two IKE SAs of the daemon, each by its stream; the second has been heard last."""
+    first = await both.by_tcp()
+    both.say(ike(0, (OTHER_I, NONE)))
+    second = await both.stream()
+    await second.receive()
+    second.send(marked(0, (OTHER_I, OTHER_R), response=True))
+    await both.daemon_ike.receive()
+    await exchanged(both, second, OTHER_I + OTHER_R, 1)
+    return first, second
+
+
+async def exchanged(
+    both: Bench, stream: Stream, spis: bytes, number: int, kind: ExchangeType = INFORMATIONAL
+) -> None:
+    """The daemon asks, and the gateway answers."""
+    pair = spis[:8], spis[8:]
+    both.say_marked(marked(number, pair, exchange=kind))
+    await stream.receive()
+    stream.send(marked(number, pair, exchange=kind, response=True))
+    await both.daemon_nat.receive()
+
+
+async def test_a_rekeyed_ike_sa_keeps_its_stream_though_another_was_heard_last(
+    tmp_path: Path,
+) -> None:
+    async with bench(tmp_path, '["tcp"]') as both:
+        first, second = await two_by_tcp(both)
+        await exchanged(both, first, SPI_I + SPI_R, 2, CREATE_CHILD_SA)
+        await exchanged(both, second, OTHER_I + OTHER_R, 2)
+
+        new = b"newspi-i", b"newspi-r"
+        both.say_marked(marked(0, new))
+
+        assert await first.receive() == marked(0, new)
+
+
+async def test_esp_goes_with_the_ike_sa_that_has_new_spis(tmp_path: Path) -> None:
+    """Each that has made some shows them once, whoever has begun the rekey."""
+    async with bench(tmp_path, '["tcp"]') as both:
+        first, second = await two_by_tcp(both)
+        await exchanged(both, second, OTHER_I + OTHER_R, 2, CREATE_CHILD_SA)
+        first.send(marked(0, exchange=CREATE_CHILD_SA))
+        await both.daemon_nat.receive()
+        both.say_marked(marked(0, exchange=CREATE_CHILD_SA, response=True))
+        await first.receive()
+        await exchanged(both, second, OTHER_I + OTHER_R, 3)
+
+        both.say_marked(esp(0x1111), esp(0x2222))
+
+        assert await first.receive() == esp(0x1111)
+        assert await second.receive() == esp(0x2222)
+
+
+async def test_two_daemons_at_one_address_are_told_apart_by_their_ports(tmp_path: Path) -> None:
+    async with bench(tmp_path, '["tcp"]') as both:
+        first = await both.by_tcp()
+        other = Udp()
+        other.send(bytes(4) + ike(0, (OTHER_I, NONE)), ("127.0.0.2", both.nat_port))
+        second = await both.stream()
+        await second.receive()
+        second.send(marked(0, (OTHER_I, OTHER_R), response=True))
+        await other.receive()
+
+        both.say_marked(esp(0x1111))
+        other.send(esp(0x2222), ("127.0.0.2", both.nat_port))
+
+        assert await first.receive() == esp(0x1111)
+        assert await second.receive() == esp(0x2222)
+        other.sock.close()
 
 
 async def test_a_live_ike_sa_survives_a_new_wrapper(tmp_path: Path) -> None:

@@ -27,9 +27,11 @@ def ike(
     response: bool = False,
     protected: bool = True,
     body: bytes = b"",
+    exchange: ExchangeType = ExchangeType.INFORMATIONAL,
 ) -> bytes:
-    """A bare message: IKE_SA_INIT while there is one SPI, else INFORMATIONAL."""
-    exchange = ExchangeType.INFORMATIONAL if any(spis[1]) else ExchangeType.IKE_SA_INIT
+    """A bare message: IKE_SA_INIT while there is one SPI, else INFORMATIONAL or another."""
+    if not any(spis[1]):
+        exchange = ExchangeType.IKE_SA_INIT
     first = PayloadType.SK if protected and any(spis[1]) else PayloadType.NOTIFY
     header = IkeHeader(
         *(*spis, first, 2, 0, exchange, response, not response),

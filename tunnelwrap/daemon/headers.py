@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from tunnelwrap.errors import WireError
-from tunnelwrap.iana import PayloadType
+from tunnelwrap.iana import ExchangeType, PayloadType
 from tunnelwrap.wire.esp import NON_ESP_MARKER, Kind, classify
 from tunnelwrap.wire.message import IkeHeader
 
@@ -16,6 +16,7 @@ MAX_SPIS: Final = 64
 
 _MARKER: Final = len(NON_ESP_MARKER)
 _NO_SPI: Final = bytes(8)
+_MAKES_SPIS: Final = frozenset((ExchangeType.IKE_AUTH, ExchangeType.CREATE_CHILD_SA))
 _PROTECTED: Final = frozenset((PayloadType.SK, PayloadType.SKF))
 
 T = TypeVar("T")
@@ -29,11 +30,17 @@ class Ike(NamedTuple):
     is_response: bool
     is_protected: bool  # nothing of it stands outside SK or SKF payloads
     message_id: int
+    exchange: int  # its type
 
     @property
     def key(self) -> bytes:
         """What tells its IKE SA from others: both SPIs."""
         return self.spi_i + self.spi_r
+
+    @property
+    def makes_spis(self) -> bool:
+        """Whether its exchange gives SPIs to a Child SA, or CREATE_CHILD_SA to another IKE SA."""
+        return self.exchange in _MAKES_SPIS
 
     @property
     def is_first(self) -> bool:
@@ -62,6 +69,7 @@ def read(datagram: memoryview) -> Ike | Esp | None:
                 header.is_response,
                 header.next_payload in _PROTECTED,
                 header.message_id,
+                header.exchange,
             )
     return None
 

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 from tunnelwrap.daemon.headers import Esp, Ike, read, with_marker, without_marker
 from tunnelwrap.errors import AllCarriersFailed, ConnectFailed, TransportError
+from tunnelwrap.iana import ExchangeType
 from tunnelwrap.path import Carrier, IpAddress
 from tunnelwrap.transport import BatchCallback, ClosedCallback, Transport
 from tunnelwrap.transport.dial import Attempt, Rung, climb
@@ -123,6 +124,8 @@ class Passage:
         self._loop = loop
         self.since = self.used = loop.time()
         self.answered_at = 0.0  # when the gateway last answered a request
+        self._made_at = 0.0  # when an exchange was answered that makes SPIs
+        self._made_ike = False  # it may have made those of an IKE SA
         self.octets_in = 0  # from the gateway
         self.octets_out = 0
         self.undelivered = 0  # datagrams that nothing carried
@@ -150,6 +153,24 @@ class Passage:
         """The way to the daemon."""
         return self._home
 
+    def claim(self, seen: Ike | Esp, home: Transport) -> tuple[bool, bool, float]:
+        """How likely SPIs that nobody has are of this IKE SA; the higher, the likelier.
+
+        They are of one that has just made some. Of several daemons at one address, as behind NAT,
+        each has its port.
+        """
+        is_there = home.path.peer in {each.path.peer for each in self._homes if each is not None}
+        has_made = self._made_at > 0 and (self._made_ike or isinstance(seen, Esp))
+        return is_there, has_made, self._made_at if has_made else self.answered_at
+
+    def show(self) -> None:
+        """SPIs that it has made have been seen."""
+        self._made_at = 0.0
+
+    @property
+    def _homes(self) -> tuple[Transport | None, Transport | None]:
+        return self._home, self._esp_home
+
     # --- from the daemon ---------------------------------------------------------------------
 
     def carry(self, home: Transport, seen: Ike, datagram: bytes) -> None:
@@ -159,7 +180,9 @@ class Passage:
         if home.path.has_marker:
             self._esp_home = home
         is_bare = not home.path.has_marker
-        if not seen.is_response:
+        if seen.is_response:
+            self._heed(seen)
+        else:
             self._keep_request(seen, datagram, is_bare=is_bare)
         if self._crossing is not None:
             self._crossing.send(datagram, is_bare=is_bare)
@@ -186,6 +209,11 @@ class Passage:
         """The daemon keeps its NAT mapping: on UDP that is ours."""
         if self._crossing is not None and self._crossing.rung.carrier is Carrier.UDP:
             self._crossing.main.send(NAT_KEEPALIVE)
+
+    def _heed(self, response: Ike) -> None:
+        if response.makes_spis:
+            self._made_at = self._loop.time()
+            self._made_ike = response.exchange == ExchangeType.CREATE_CHILD_SA
 
     def _keep_request(self, seen: Ike, datagram: bytes, *, is_bare: bool) -> None:
         """Keep the last request whole, which may be several fragments, for other carriers."""
@@ -238,6 +266,7 @@ class Passage:
         self.octets_in += len(datagram)
         self._learn(self, seen)
         if seen.is_response:
+            self._heed(seen)
             self.answered_at = self._loop.time()
             if (seen.spi_i, seen.message_id) == self._request_id:
                 self._is_answered = True

@@ -2,8 +2,10 @@
 
 On a LAN router it has the gateway's own address, too, for the clients behind it (``daemon.lan``).
 Flow: two UDP listeners -> the passage of the datagram's IKE SA -> UDP, TCP or TLS, and back. Which
-passage ESP belongs to shows in no header: unknown SPIs go by the one whose exchange was last, which
-is right with one IKE SA, and most likely with more; the gateway knows its SPIs by any stream.
+passage the SPIs of ESP and of a rekeyed IKE SA belong to shows in no header. New ones go by the
+passage that has had an exchange which makes some, and has shown none since; or by the one whose
+exchange was last. That is right unless two IKE SAs of one daemon are rekeyed at once; and even then
+the gateway knows its SPIs by any stream, and answers by that one.
 Owns: the listeners, the passages, the control socket.
 """
 
@@ -168,7 +170,7 @@ class Wrap:
                 continue
             datagram = octets if home.path.has_marker else memoryview(with_marker(octets))
             seen = read(datagram)
-            passage = None if seen is None else self._passage_of(home.path.peer.ip, seen)
+            passage = None if seen is None else self._passage_of(home, seen)
             if seen is None or passage is None:
                 self._counters["invalid" if seen is None else "unknown"] += 1
             elif isinstance(seen, Ike):
@@ -181,36 +183,44 @@ class Wrap:
     def _keep_alive(self, daemon: IpAddress) -> None:
         """The daemon has an IKE SA, most likely the last one, even if nothing goes by it."""
         self._counters["keepalives"] += 1
-        last = self._last_answered(daemon)
+        own = (passage for passage in self._passages if passage.daemon == daemon)
+        last = max(own, key=lambda passage: passage.answered_at, default=None)
         if last is not None:
             last.used = self._loop.time()
         for passage in self._passages:
             passage.keep_alive()
 
-    def _passage_of(self, daemon: IpAddress, seen: Ike | Esp) -> Passage | None:
+    def _passage_of(self, home: Transport, seen: Ike | Esp) -> Passage | None:
+        daemon = home.path.peer.ip
         known = self._spis.find(seen)
         if known is not None:  # its SPIs in others' mouths are no reason to send them its answers
             return known if known.daemon == daemon else None
         is_request = isinstance(seen, Ike) and not seen.is_response
         is_first = isinstance(seen, Ike) and seen.is_first
-        found = None if is_first else self._last_answered(daemon)
+        found = None if is_first else self._likeliest(home, seen)
         if found is None and is_request:
             found = self._new_passage(daemon)
         if found is not None:
-            self._spis.learn(found, seen)
+            self._learn(found, seen)
         return found
 
-    def _last_answered(self, daemon: IpAddress) -> Passage | None:
-        """The passage whose exchange was last: the SPIs that it brought are new."""
+    def _likeliest(self, home: Transport, seen: Ike | Esp) -> Passage | None:
+        """Whose SPIs they are that nobody has."""
+        daemon = home.path.peer.ip
         own = (passage for passage in self._passages if passage.daemon == daemon)
-        return max(own, key=lambda passage: passage.answered_at, default=None)
+        return max(own, key=lambda passage: passage.claim(seen, home), default=None)
+
+    def _learn(self, passage: Passage, seen: Ike | Esp) -> None:
+        if self._spis.find(seen) is None:
+            passage.show()
+        self._spis.learn(passage, seen)
 
     def _new_passage(self, daemon: IpAddress) -> Passage:
         assert self._tasks is not None  # nothing is read from the listeners before
         if len(self._passages) >= MAX_PASSAGES:  # whoever has most of them must do without one
             of = Counter(passage.daemon for passage in self._passages)
             self._end(min(self._passages, key=lambda each: (-of[each.daemon], each.used)))
-        passage = Passage(daemon, self._ways, self._spis.learn, self._loop)
+        passage = Passage(daemon, self._ways, self._learn, self._loop)
         self._passages[passage] = self._tasks.create_task(passage.run())
         return passage
 

@@ -13,6 +13,9 @@ from tunnelwrap.daemon.headers import (
     with_marker,
     without_marker,
 )
+from tunnelwrap.iana import ExchangeType
+
+INFORMATIONAL = ExchangeType.INFORMATIONAL
 
 
 def seen(datagram: bytes) -> Ike | Esp | None:
@@ -20,8 +23,10 @@ def seen(datagram: bytes) -> Ike | Esp | None:
 
 
 def test_an_ike_message_by_its_header() -> None:
-    assert seen(marked(7)) == Ike(SPI_I, SPI_R, False, True, 7)
-    assert seen(marked(0, response=True, protected=False)) == Ike(SPI_I, SPI_R, True, False, 0)
+    assert seen(marked(7)) == Ike(SPI_I, SPI_R, False, True, 7, INFORMATIONAL)
+    assert seen(marked(0, response=True, protected=False, exchange=INFORMATIONAL)) == Ike(
+        *(SPI_I, SPI_R, True, False, 0, INFORMATIONAL)
+    )
 
 
 def test_the_first_message_has_one_spi() -> None:
@@ -56,7 +61,7 @@ def test_the_marker_goes_and_comes_back() -> None:
 
 def test_the_table_knows_who_was_learnt_last() -> None:
     table: SpiTable[str] = SpiTable()
-    one, two = Esp(b"0001"), Ike(SPI_I, SPI_R, False, True, 1)
+    one, two = Esp(b"0001"), Ike(SPI_I, SPI_R, False, True, 1, INFORMATIONAL)
     assert table.find(one) is None
     table.learn("a", one)
     table.learn("a", two)

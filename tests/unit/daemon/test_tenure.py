@@ -2,16 +2,17 @@
 
 from tunnelwrap.daemon.headers import Esp, Ike
 from tunnelwrap.daemon.tenure import MAX_CHALLENGERS, MAX_IKE_SAS, Tenure
+from tunnelwrap.iana import ExchangeType
 
 ESP = Esp(b"espx")
 
 
 def request(message_id: int, spi_i: bytes = b"initiatr") -> Ike:
-    return Ike(spi_i, b"responde", False, True, message_id)
+    return Ike(spi_i, b"responde", False, True, message_id, ExchangeType.INFORMATIONAL)
 
 
 def response(message_id: int, spi_i: bytes = b"initiatr", *, protected: bool = True) -> Ike:
-    return Ike(spi_i, b"responde", True, protected, message_id)
+    return Ike(spi_i, b"responde", True, protected, message_id, ExchangeType.INFORMATIONAL)
 
 
 def held() -> Tenure[str]:
