@@ -201,6 +201,17 @@ async def test_an_account_that_belongs_to_another_one(tmp_path: Path) -> None:
             await issued(keeper)
 
 
+async def test_a_spoiled_key_of_an_account_is_named(tmp_path: Path, server: Pebble) -> None:
+    async with kept(tmp_path, server) as keeper:
+        await issued(keeper)
+    (key,) = (tmp_path / "state").rglob("account.key")
+    key.write_text("nothing\n")
+    key.with_name("certificate.pem").unlink()
+
+    async with kept(tmp_path, server) as keeper:
+        await fails(keeper, f"{key}: expected the key of an account")
+
+
 async def fails(keeper: Keeper, text: str) -> None:
     """Wait until it says why it has no certificate."""
 

@@ -78,11 +78,14 @@ def limits(gateway: Gateway) -> Limits:
 def stream_limits(own: StreamPorts, descriptors: int) -> StreamLimits:
     """What those who come by TCP may cost, on each port.
 
-    Who is sent on to a server has two descriptors: all of them together get half of what there is.
+    Who is sent on to a server has two descriptors: all of them together get half of what there is,
+    and those of one address no more than half of that.
     """
     allowed = StreamLimits(own.strangers, own.strangers_per_address)
     ports = max(len(own.tcp_ports) + len(own.tls_ports), 1)
-    return replace(allowed, forwarded=min(allowed.forwarded, descriptors // 4 // ports))
+    forwarded = min(allowed.forwarded, descriptors // 4 // ports)
+    per_origin = min(allowed.forwarded_per_origin, max(forwarded // 2, 1))
+    return replace(allowed, forwarded=forwarded, forwarded_per_origin=per_origin)
 
 
 def routing(own: StreamPorts) -> Routing:

@@ -444,7 +444,9 @@ class Gateway(StreamPorts):
         is_asked_elsewhere = any(ACME_PROTOCOL in route.alpn for route in self.routes)
         if self.acme.challenge == "tls-alpn-01" and is_asked_elsewhere:
             raise wrong('challenge = "http-01", or no route for acme-tls/1')
-        if self.acme.challenge == "http-01" and self.acme.http_port in self._stream_ports():
+        web = self.websocket.ports if self.websocket else ()
+        others = {*self._stream_ports(), *web}
+        if self.acme.challenge == "http-01" and self.acme.http_port in others:
             raise wrong("an http_port of its own", f"{self.acme.http_port} is another port already")
         return self
 

@@ -7,10 +7,11 @@ a thread of its own, see ``daemon.certificates``.
 import hashlib
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import requests
@@ -91,17 +92,17 @@ class Order:
     Args:
         settings: of whom, and how names are proven.
         names: what the certificate is to have, in lower case.
-        account_key: in PEM; the account is made if there is none with that key.
+        account_file: its key in PEM; the account is made if there is none with that key.
 
     Raises:
-        CertificateError: the server cannot be reached, or refuses.
+        CertificateError: there is no such key, or the server cannot be reached, or refuses.
     """
 
-    def __init__(self, settings: Acme, names: tuple[str, ...], account_key: bytes) -> None:
+    def __init__(self, settings: Acme, names: tuple[str, ...], account_file: Path) -> None:
         self._settings = settings
         self._key = _NEW_KEY()
+        self._account_key = _loaded(account_file)
         with _in_words():
-            self._account_key = JWKEC.load(account_key)
             self._client = self._registered()
             csr = make_csr(private_pem(self._key), list(names))
             self._order = self._client.new_order(csr)
@@ -174,6 +175,14 @@ class Order:
 def new_account_key() -> bytes:
     """A key for an account, in PEM."""
     return private_pem(_NEW_KEY())
+
+
+def _loaded(account_file: Path) -> JWKEC:
+    with suppress(JoseError, ValueError):
+        loaded = JWKEC.load(account_file.read_bytes())
+        if isinstance(loaded, JWKEC):  # what is no PEM is loaded as a symmetric key
+            return loaded
+    raise CertificateError(f"{account_file}: expected the key of an account, on P-256, in PEM")
 
 
 def private_pem(key: EllipticCurvePrivateKey) -> bytes:

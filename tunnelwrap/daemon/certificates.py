@@ -293,7 +293,7 @@ class AcmeKeeper(Keeper):
 
         if not self._account_file.exists():
             write_private(self._account_file, acme.new_account_key())
-        return acme.Order(self._settings, self._names, self._account_file.read_bytes())
+        return acme.Order(self._settings, self._names, self._account_file)
 
     @asynccontextmanager
     async def _proving(self, proofs: Sequence["Proof"]) -> AsyncIterator[None]:

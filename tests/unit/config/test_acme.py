@@ -14,6 +14,11 @@ ACME = """
 directory = "https://acme.example/directory"
 terms_agreed = true
 """
+WEBSOCKET = """
+[gateway.websocket]
+path = "/OiChohXah5ziehae3ooK"
+ports = [80]
+"""
 BOUND = """eab_key_id = "kid-1"
 eab_key = "hunter2-is-not-to-be-seen"
 """
@@ -76,6 +81,11 @@ def test_the_key_of_an_account_is_not_shown(tmp_path: Path) -> None:
             "terms_agreed = true",
             "terms_agreed = true\nchallenge = 'http-01'\nhttp_port = 4500",
             "an http_port of its own (4500 is another port already)",
+        ),
+        (
+            "terms_agreed = true",
+            f"terms_agreed = true\nchallenge = 'http-01'\n{WEBSOCKET}",
+            "an http_port of its own (80 is another port already)",
         ),
         ("terms_agreed = true", "terms_agreed = true\nchallenge = 'dns-01'", "'tls-alpn-01' or"),
     ],

@@ -76,7 +76,9 @@ def test_routes_in_their_order(tmp_path: Path) -> None:
 def test_whoever_is_sent_on_has_no_more_than_half_of_the_descriptors(tmp_path: Path) -> None:
     gateway = load_gateway(written(tmp_path, GATEWAY)).gateway
     assert len(gateway.tcp_ports) == 1
-    assert stream_limits(gateway, 1024).forwarded == 256  # of two each
+    allowed = stream_limits(gateway, 1024)
+    assert (allowed.forwarded, allowed.forwarded_per_origin) == (256, 128)  # of two each
+    assert stream_limits(gateway, 8).forwarded_per_origin == 1
 
     ports = "tcp_ports = [4500, 4501]\ntls_ports = []"
     gateway = load_gateway(written(tmp_path, gateway_with("", ports))).gateway
