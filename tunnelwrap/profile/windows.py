@@ -24,7 +24,10 @@ def powershell(fallback: Fallback) -> str:
 #Requires -RunAsAdministrator
 $ErrorActionPreference = 'Stop'
 
-Add-Content -Path "$env:SystemRoot\\System32\\drivers\\etc\\hosts" -Value '{wrapper} {gateway}'
+$hosts = "$env:SystemRoot\\System32\\drivers\\etc\\hosts"
+if (-not (Select-String -Path $hosts -SimpleMatch '{wrapper} {gateway}' -Quiet)) {{
+    Add-Content -Path $hosts -Value '{wrapper} {gateway}'
+}}
 
 # A connection that there is goes on as it is. A new one has the certificate in the machine's store.
 $connections = @(Get-VpnConnection) + @(Get-VpnConnection -AllUserConnection)
