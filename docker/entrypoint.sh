@@ -15,6 +15,8 @@
 #   VPN_POOLS     addresses for clients
 #   VPN_DNS       name servers for clients
 #   VPN_PROXIES   proxies in front of the gateway, whose PROXY headers are believed
+#   VPN_WEBSOCKET address and port for the WebSockets of a reverse proxy, which has TLS then
+#   VPN_PATH      the secret path of WebSockets; a random one
 set -efu
 
 directory=${CONFIGURATION_DIRECTORY:-/etc/tunnelwrap}
@@ -48,6 +50,8 @@ make_gateway() {
     for each in ${VPN_POOLS:-}; do set -- "$@" --pool "$each"; done
     for each in ${VPN_DNS:-}; do set -- "$@" --dns "$each"; done
     for each in ${VPN_PROXIES:-}; do set -- "$@" --proxy "$each"; done
+    if [ -n "${VPN_WEBSOCKET:-}" ]; then set -- "$@" --websocket "$VPN_WEBSOCKET"; fi
+    if [ -n "${VPN_PATH:-}" ]; then set -- "$@" --websocket-path "$VPN_PATH"; fi
     tunnelwrap init "$@" >&2
     printf 'The first client, on standard output; it holds a private key, and so does this log:\n' >&2
     cat "$directory/$client/client.toml"

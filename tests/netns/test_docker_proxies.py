@@ -26,7 +26,7 @@ OTHER_SITE = ("curl", "-sk", "--resolve", f"www.example.org:443:{PROXY}", "https
 
 @dataclass
 class Net:
-    """The hosts, with the gateway running."""
+    """The hosts; the gateway is yet to be started."""
 
     client: Namespace
     proxy: Namespace
@@ -50,8 +50,6 @@ def net(tmp_path: Path) -> Iterator[Net]:
         (proxy.etc / "hosts").write_text("172.30.44.3 vpn\n198.51.100.2 web\n")
         with Container(made, gateway, tmp_path) as container:
             container.environment = {"VPN_NAME": "vpn.example.org", "VPN_ADDRESS": PROXY}
-            container.environment["VPN_PROXIES"] = "172.30.44.2"
-            container.start()
             yield Net(client, proxy, container)
 
 
@@ -62,6 +60,12 @@ def site_files(directory: Path) -> tuple[Path, Path]:
     for file, text in zip(files, (site.pem, site.key_pem), strict=True):
         file.write_bytes(text)
     return files
+
+
+def believes_the_proxy(net: Net) -> None:
+    """Start the gateway as one that takes PROXY headers from there."""
+    net.container.environment["VPN_PROXIES"] = "172.30.44.2"
+    net.container.start()
 
 
 def comes_through(net: Net, directory: Path) -> None:
@@ -78,6 +82,7 @@ def comes_through(net: Net, directory: Path) -> None:
 
 
 def test_haproxy(net: Net, tmp_path: Path) -> None:
+    believes_the_proxy(net)
     certificate, key = site_files(tmp_path)
     web = ["openssl", "s_server", "-accept", "443", "-www", "-cert", certificate, "-key", key]
     net.client.popen(*map(str, web))
@@ -90,6 +95,7 @@ def test_haproxy(net: Net, tmp_path: Path) -> None:
 
 
 def test_nginx(net: Net, tmp_path: Path) -> None:
+    believes_the_proxy(net)
     site_files(tmp_path)
     text = (SOURCE / "docker/nginx/nginx.conf").read_text()
     assert "/etc/nginx/certificates/" in text
@@ -105,8 +111,39 @@ def test_nginx(net: Net, tmp_path: Path) -> None:
     assert "Welcome to nginx" in net.client.run(*OTHER_SITE)
 
 
+def test_a_websocket_behind_nginx(net: Net, tmp_path: Path) -> None:
+    """nginx opens TLS, by the template of docker/websocket, filled in as its own image does."""
+    values = {"VPN_NAME": "vpn.example.org", "VPN_PATH": "/OiChohXah5ziehae3ooK"}
+    net.container.environment |= {**values, "VPN_WEBSOCKET": "0.0.0.0:8080"}
+    net.container.start()
+    web = authority("Web CA")
+    own = entity("vpn.example.org", web, number=8, sans=("vpn.example.org",))
+    (tmp_path / "site.pem").write_bytes(own.pem)
+    (tmp_path / "site.key").write_bytes(own.key_pem)
+    text = (SOURCE / "docker/websocket/vpn.conf.template").read_text()
+    text = text.replace("/etc/nginx/certificates", str(tmp_path))
+    for name, value in values.items():
+        text = text.replace(f"${{{name}}}", value)
+    file = tmp_path / "nginx.conf"
+    file.write_text(f"events {{}}\nhttp {{\n{text}}}\n")
+    options = f"daemon off; user root; pid {tmp_path}/nginx.pid; error_log stderr;"
+    net.proxy.popen("nginx", "-c", str(file), "-g", options, log=tmp_path / "nginx.log")
+    wait_until("nginx serves", lambda: net.client.succeeds(*OTHER_SITE))
+
+    (tmp_path / "web.pem").write_bytes(web.pem)
+    profile = tmp_path / "alice.toml"
+    trusting = f'[client]\ntls_ca = "{tmp_path}/web.pem"'
+    profile.write_text(net.container.out.read_text().replace("[client]", trusting))
+    client = Daemon(net.client, profile, "connect", "--json", "--carrier", "ws")
+    client.tells("established")
+    wait_until("a ping", lambda: net.client.succeeds("ping", "-c1", "-W1", "10.20.0.1"))
+    assert client.stop() == 0
+    assert "Welcome to nginx" in net.client.run(*OTHER_SITE)
+
+
 def test_who_comes_past_the_proxy_needs_no_header(net: Net, tmp_path: Path) -> None:
     """UDP and TCP 4500 have ports of their own; only what the proxy sends must have one."""
+    believes_the_proxy(net)
     net.proxy.sysctl("net.ipv4.ip_forward", 1)
     profile = tmp_path / "alice.toml"
     text = net.container.out.read_text()

@@ -38,6 +38,8 @@ Examples:
     tunnelwrap init --address vpn.example.org --dns 9.9.9.9 --client alice
   A gateway known by its address, into one network only:
     tunnelwrap init --address 203.0.113.2 --network 10.66.0.0/24
+  A gateway behind a web server that has port 443:
+    tunnelwrap init --address vpn.example.org --websocket 127.0.0.1:8080
   One more client:
     tunnelwrap init --client bob
 """
@@ -93,6 +95,17 @@ Examples:
     metavar="NETWORK",
     help="Address or network of a proxy in front of the gateway, which says by a PROXY header whom"
     " it speaks for; may be repeated.  [default: none]",
+)
+@click.option(
+    "--websocket",
+    metavar="ADDRESS:PORT",
+    help="Where a reverse proxy brings WebSockets, without TLS. The proxy has the TLS port then,"
+    " and a certificate of the gateway's name that clients trust; the gateway has the others.",
+)
+@click.option(
+    "--websocket-path",
+    metavar="PATH",
+    help="The path of WebSockets, a secret.  [default: a random one]",
 )
 @click.option(
     "--client",

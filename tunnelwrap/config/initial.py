@@ -25,8 +25,19 @@ from cryptography import x509
 from pydantic import PlainValidator, TypeAdapter, ValidationError, model_validator
 
 from tunnelwrap.auth.identity import Identity, IdentityPattern
+from tunnelwrap.config.credentials import WebPath
 from tunnelwrap.config.effective import toml_text
-from tunnelwrap.config.fields import DYNAMIC, Address, Context, Host, Many, Network, wrong
+from tunnelwrap.config.fields import (
+    DYNAMIC,
+    Address,
+    BackendAddress,
+    Context,
+    Host,
+    Many,
+    Network,
+    is_address,
+    wrong,
+)
 from tunnelwrap.config.issue import CLIENT, SERVER, Issued, issue, make_authority
 from tunnelwrap.config.load import in_words, load_client, load_gateway
 from tunnelwrap.config.model import (
@@ -47,6 +58,7 @@ from tunnelwrap.config.placement import (
     write,
 )
 from tunnelwrap.crypto.x509 import load_certificates, load_private_key, names_of
+from tunnelwrap.demux.routing import Backend
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.iana import IdType
 
@@ -56,6 +68,7 @@ _GATEWAY: Final = "gateway.toml"
 _GATEWAY_PEM, _GATEWAY_KEY = "gateway.pem", "gateway.key"
 _CA_PEM, _CA_KEY = "ca.pem", "ca.key"
 _CLIENT: Final = "client.toml"
+_OF_CLIENTS: Final = ("client", "address")  # options that are for another client, too
 _CLIENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 IpNetwork = IPv4Network | IPv6Network
@@ -119,6 +132,8 @@ class Wish(Section):
     pool: Many[Network] = ()
     dns: Many[Address] = ()
     proxy: Many[Network] = ()
+    websocket: BackendAddress | None = None
+    websocket_path: WebPath | None = None
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -126,6 +141,10 @@ class Wish(Section):
         for network in self.network:
             if self.pool and not _of_version(self.pool, network.version):
                 raise wrong(f"a --pool of IPv{network.version} for --network {network}")
+        if self.websocket and not is_address(self.websocket.host):
+            raise wrong(
+                "an address of this host and a port for --websocket, such as 127.0.0.1:8080"
+            )
         return self
 
     @property
@@ -161,8 +180,8 @@ def _check_fit(wish: Wish, gateway: Path, *, is_new: bool) -> None:
         expected = "expected a host name or an IP address"
         raise ConfigError([f"--address: found nothing, {expected} (there is no {gateway} yet)"])
     if not is_new:
-        only_new = {key: getattr(wish, key) for key in ("name", "network", "pool", "dns", "proxy")}
-        given = [f"--{option}" for option, value in only_new.items() if value]
+        only_new = {key: getattr(wish, key) for key in Wish.model_fields if key not in _OF_CLIENTS}
+        given = [f"--{key.replace('_', '-')}" for key, value in only_new.items() if value]
         hint = f"{gateway} exists; for another client of it give --client alone"
         if given:
             raise ConfigError([f"{option}: {hint}" for option in given])
@@ -191,6 +210,7 @@ def _gateway_text(wish: Wish, name: str) -> str:
     reachable = [str(network) for network in wish.network] or everything
     dns = f"dns = {_list(wish.dns)}\n" if wish.dns else ""
     proxies = f"proxies = {_list(wish.proxy)}  # their PROXY headers count\n" if wish.proxy else ""
+    path = wish.websocket_path.path if wish.websocket_path else f"/{token_urlsafe(18)}"
     return f"""\
 # The gateway {name}. Names of files are relative to the directory of this one.
 #
@@ -199,15 +219,11 @@ def _gateway_text(wish: Wish, name: str) -> str:
 
 [gateway]
 name = {toml_text(name)}
-{proxies}
-[gateway.tls]
-certificate = "{_GATEWAY_PEM}"
-key = "{_GATEWAY_KEY}"
-
+{proxies}{_own_tls(wish)}
 # Who knows this path has the tunnel in a WebSocket, also through a CDN or a reverse proxy.
 [gateway.websocket]
-path = "/{token_urlsafe(18)}"
-
+path = {toml_text(path)}
+{_websocket_port(wish.websocket)}
 # Addresses for clients.
 [pools.clients]
 networks = {_list(pools)}
@@ -229,6 +245,21 @@ ca = ["{_CA_PEM}"]
 [connections.clients.child]
 local_ts = {_list(reachable)}
 """
+
+
+def _own_tls(wish: Wish) -> str:
+    """Its TLS; or none, where a reverse proxy has that."""
+    if wish.websocket is not None:
+        return "tls_ports = []  # a reverse proxy has TLS, see [gateway.websocket]\n"
+    return f"""
+[gateway.tls]
+certificate = "{_GATEWAY_PEM}"
+key = "{_GATEWAY_KEY}"
+"""
+
+
+def _websocket_port(where: Backend | None) -> str:
+    return "" if where is None else f'ports = [{where.port}]\nlisten = ["{where.host}"]\n'
 
 
 def _client_id(client: str, name: str) -> str:

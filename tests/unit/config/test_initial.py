@@ -67,6 +67,24 @@ def test_a_proxy_in_front_of_the_gateway_is_believed(tmp_path: Path) -> None:
     assert [str(each) for each in proxies] == ["172.30.0.2/32", "fd00::/64"]
 
 
+def test_behind_a_web_server_that_has_tls(tmp_path: Path) -> None:
+    path = "/OiChohXah5ziehae3ooK"
+    result = made(
+        tmp_path, address=ADDRESS, name=NAME, websocket="127.0.0.1:8080", websocket_path=path
+    )
+
+    gateway = load_gateway(result.gateway, WHEN).gateway
+    assert (gateway.tls_ports, gateway.tls) == ((), None)
+    assert gateway.websocket is not None
+    assert gateway.websocket.ports == (8080,)
+    assert [str(each) for each in gateway.websocket.listen] == ["127.0.0.1"]
+    client = load_client(result.client, WHEN).client
+    assert client.carriers == (Carrier.UDP, Carrier.TCP, Carrier.WEBSOCKET)
+    assert client.websocket_path is not None
+    assert client.websocket_path.path == path
+    assert (client.tls_port, client.tls_ca) == (443, None)  # whom the system trusts
+
+
 def test_only_certificates_can_be_read_by_others(tmp_path: Path) -> None:
     directory = tmp_path / "gateway"
     made(directory, address=ADDRESS)

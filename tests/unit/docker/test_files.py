@@ -1,6 +1,7 @@
 """The files of docker/: what linters and the compose specification say of them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_the_gateway_believes_the_proxy_in_front_of_it(name: str) -> None:
     environment = both["vpn"]["environment"]
     assert isinstance(environment, dict)
     assert environment["VPN_PROXIES"] == networks["front"]["ipv4_address"]
+
+
+def test_the_way_of_websockets_ends_where_the_gateway_listens() -> None:
+    both = services(DOCKER / "websocket/compose.yaml")
+    environment = both["vpn"]["environment"]
+    assert isinstance(environment, dict)
+    _, _, port = environment["VPN_WEBSOCKET"].rpartition(":")
+    assert "ports" not in both["vpn"]
+    template = (DOCKER / "websocket/vpn.conf.template").read_text()
+    assert f"proxy_pass http://vpn:{port};" in template
+    proxy = both["proxy"]["environment"]
+    assert isinstance(proxy, dict)
+    assert set(proxy) == set(re.findall(r"\$\{(\w+)\}", template))
 
 
 def test_only_two_rights_are_left() -> None:
