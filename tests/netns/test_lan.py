@@ -7,14 +7,16 @@ phone ------------- lan router
 
 import asyncio
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.kit.netns import Namespace, wire
+from tunnelwrap.daemon.host import Hold
 from tunnelwrap.daemon.lan import Lan
-from tunnelwrap.errors import HostNetError
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
 
@@ -62,7 +64,7 @@ def client(phone: Namespace, gateway: str, port: int) -> socket.socket:
 
 def lan_of(gateway: str, directory: Path, on_batch: Echo) -> Lan:
     loop = asyncio.get_running_loop()
-    return Lan("home-1", ["lan"], gateway, directory / "state", on_batch, loop)
+    return Lan(Hold("home-1", directory / "state"), ["lan"], gateway, on_batch, loop)
 
 
 @pytest.mark.parametrize("gateway", GATEWAYS)
@@ -96,11 +98,14 @@ async def test_other_ports_of_the_gateway_are_left_alone(phone: Namespace, tmp_p
         lan.close()
 
 
-async def test_a_device_that_is_not_there_is_named(phone: Namespace, tmp_path: Path) -> None:
-    loop = asyncio.get_running_loop()
-    lan = Lan("home", ["wlan9"], GATEWAYS[0], tmp_path / "state", Echo(), loop)
-    try:
-        with pytest.raises(HostNetError, match="device wlan9: No such device"):
-            await lan.start()
-    finally:
-        lan.close()
+def test_a_device_that_is_not_there_is_named(phone: Namespace, tmp_path: Path) -> None:
+    file = tmp_path / "wrap.toml"
+    file.write_text(
+        f'[wrap]\ngateway = "{GATEWAYS[0]}"\nike_port = 10500\nnat_port = 14500\n'
+        'control_socket = "wrap.sock"\nstate_directory = "state"\n'
+    )
+    line = [sys.executable, "-m", "tunnelwrap", "wrap", "--lan", "wlan9", str(file)]
+    done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "tunnelwrap: device wlan9: No such device"
+    assert not (tmp_path / "state").exists()

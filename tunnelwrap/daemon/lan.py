@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Final
 
 from tunnelwrap.daemon.host import Hold
@@ -34,23 +33,18 @@ class Lan:
     """Takes what clients on this router's LAN send to a gateway.
 
     Args:
-        name: of the instance.
+        hold: on this host's network; ours from now on.
         devices: where the clients are.
         gateway: a host name or an address.
-        state_directory: where the journal is.
         on_batch: gets what arrives.
         loop: from which everything is called.
-
-    Raises:
-        HostNetError: another process runs under this name.
     """
 
     def __init__(
         self,
-        name: str,
+        hold: Hold,
         devices: Sequence[str],
         gateway: str,
-        state_directory: Path,
         on_batch: BatchCallback,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -58,7 +52,7 @@ class Lan:
         self._gateway = gateway
         self._on_batch = on_batch
         self._loop = loop
-        self._hold = Hold(name, state_directory)
+        self._hold = hold
         self._listeners: dict[IpAddress, list[UdpListener]] = {}
         self._taken: list[IpAddress] = []
 

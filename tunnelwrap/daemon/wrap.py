@@ -20,6 +20,7 @@ from tunnelwrap.config.wrapper import Wrap as WrapSettings
 from tunnelwrap.config.wrapper import WrapFile
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.headers import Esp, Ike, SpiTable, read, with_marker
+from tunnelwrap.daemon.host import Hold
 from tunnelwrap.daemon.lan import Lan
 from tunnelwrap.daemon.passage import Passage
 from tunnelwrap.daemon.ports import take_all_descriptors
@@ -113,7 +114,10 @@ class Wrap:
         self._passages: dict[Passage, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._counters: Counter[str] = Counter()
-        self._lan = self._lan_of(settings) if settings.lan else None
+        hold = Hold(
+            name, settings.state_directory
+        )  # with or without a LAN: there may have been one
+        self._lan = self._lan_of(settings, hold) if settings.lan else None
         self._control = ControlServer(
             settings.control_socket, {"status": self._status, "disconnect": self._disconnect}
         )
@@ -131,11 +135,12 @@ class Wrap:
         take_all_descriptors()
         try:
             await self._control.start()
+            if self._lan is not None:
+                await self._lan.start()
             self._listen()
             async with asyncio.TaskGroup() as self._tasks:
                 lasting = [self._tasks.create_task(self._reap())]
                 if self._lan is not None:
-                    await self._lan.start()
                     lasting.append(self._tasks.create_task(self._lan.run()))
                 logger.info("ready: %s", self._description())
                 await self._stopped.wait()
@@ -148,9 +153,8 @@ class Wrap:
                 listener.close()
             self._control.close()
 
-    def _lan_of(self, settings: WrapSettings) -> Lan:
-        where = settings.lan, settings.gateway, settings.state_directory
-        return Lan(self._name, *where, self._from_daemon, self._loop)
+    def _lan_of(self, settings: WrapSettings, hold: Hold) -> Lan:
+        return Lan(hold, settings.lan, settings.gateway, self._from_daemon, self._loop)
 
     def _listen(self) -> None:
         address, *ports = self._settings.listens_at
