@@ -89,8 +89,11 @@ case ${1:-} in
         rights="net_admin=12 net_bind_service=10"
         ;;
     relay | wrap)
-        # In a network of its own a container has all ports without a right.
-        if has CapBnd 10 && [ "$(status_line NoNewPrivs)" = 0 ]; then rights=net_bind_service=10; fi
+        # In a network of its own a container has all ports without a right. wrap --lan makes rules.
+        if [ "$(status_line NoNewPrivs)" = 0 ]; then
+            if has CapBnd 10; then rights=net_bind_service=10; fi
+            if [ "$1" = wrap ] && has CapBnd 12; then rights="$rights net_admin=12"; fi
+        fi
         ;;
 esac
 missing=$(missing_rights)

@@ -206,6 +206,21 @@ def test_a_relay_has_one_right_and_no_device(net: Net) -> None:
     assert process.wait(10) == 0
 
 
+@pytest.mark.parametrize("lan", [(), ("--lan", "eth0")], ids=["daemon", "lan"])
+def test_a_wrapper_has_what_it_is_given(net: Net, lan: tuple[str, ...]) -> None:
+    container = net.container
+    container.add("wrap.toml", b'[wrap]\ngateway = "203.0.113.1"\n')
+    container.rights, container.devices = [*RIGHTS] if lan else ["net_bind_service"], {}
+
+    process = container.start("wrap", *lan, "/etc/tunnelwrap/wrap.toml")
+
+    expected = 1 << NET_BIND_SERVICE | (1 << NET_ADMIN if lan else 0)
+    assert rights_of(process) == (str(container.image.user), expected)
+    assert bool(lan) == ("to 203.0.113.1 iif eth0" in container.host.ip("rule"))
+    process.terminate()
+    assert process.wait(10) == 0
+
+
 def test_the_image_has_no_build_tools(net: Net) -> None:
     root = net.container.image.root
     for name in ("pip", "pip3", "gcc", "cc", "make", "setcap"):
