@@ -56,15 +56,25 @@ def wait_until(what: str, is_so: Callable[[], bool], timeout_s: float = PATIENCE
 
 
 class Daemon:
-    """A running ``tunnelwrap connect`` or ``serve``, and what it has printed."""
+    """A running ``tunnelwrap connect`` or ``serve``, and what it has printed.
 
-    def __init__(self, host: Namespace, file: Path, command: str, *arguments: str) -> None:
+    ``module`` is what runs in the place of tunnelwrap.
+    """
+
+    def __init__(
+        self,
+        host: Namespace,
+        file: Path,
+        command: str,
+        *arguments: str,
+        module: str = "tunnelwrap",
+    ) -> None:
         self.host, self.file = host, file
         self._log_begins = 0
         self._out, self._log = (file.with_suffix(f".{kind}") for kind in ("out", "log"))
         with self._out.open("wb") as out, self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                tunnelwrap(host, command, str(file), *arguments),
+                tunnelwrap(host, command, str(file), *arguments, module=module),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=log,
@@ -97,6 +107,13 @@ class Daemon:
         sas = self.status["ike_sas"]
         assert isinstance(sas, list)
         return sas
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What it has counted, from its status."""
+        counters = self.status["counters"]
+        assert isinstance(counters, dict)
+        return counters
 
     def says(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until a text stands in the log."""
@@ -145,9 +162,9 @@ class Daemon:
             raise AssertionError(f"{error}\n{self.log}{self._out.read_text()}") from None
 
 
-def tunnelwrap(host: Namespace, *arguments: str) -> tuple[str, ...]:
+def tunnelwrap(host: Namespace, *arguments: str, module: str = "tunnelwrap") -> tuple[str, ...]:
     """The command line that runs tunnelwrap on a host."""
-    return host.command(sys.executable, "-m", "tunnelwrap", *arguments)
+    return host.command(sys.executable, "-m", module, *arguments)
 
 
 def run_tunnelwrap(

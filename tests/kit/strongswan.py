@@ -23,7 +23,7 @@ PLUGINS = (
     " constraints pem pkcs1 pkcs8 pubkey vici socket-default kernel-libipsec kernel-netlink updown"
     " counters"
 )
-READY_TIMEOUT_S = 10.0
+READY_TIMEOUT_S = 30.0
 
 Tree = Mapping[str, "str | Tree"]
 """A strongswan.conf or swanctl.conf section: settings and sections by name."""

@@ -204,9 +204,13 @@ class Server:
         return changes
 
     def _networks_of_peers(self) -> Iterator[IpNetwork]:
-        """What stands behind peers that bring their own addresses."""
-        for connection in self._file.connections.values():
-            for text in connection.child.peer_ts:
+        """What stands behind peers that bring their own addresses.
+
+        In transport mode nothing does: it is for the peer itself, whose ESP goes there, too.
+        """
+        children = (connection.child for connection in self._file.connections.values())
+        for child in children:
+            for text in child.peer_ts if child.mode == "tunnel" else ():
                 selected = parse_selector(text).networks()
                 yield from (network for network in selected if network.prefixlen)
 
