@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.daemons import SITE, Daemon, Hosts, Issued, Toml, hosts, merged, wait_until
+from tests.kernel.iproute import states
+from tests.kit import daemons
+from tests.kit.daemons import (
+    SITE,
+    SITE_6,
+    Daemon,
+    Hosts,
+    Issued,
+    Toml,
+    hosts,
+    merged,
+    wait_until,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -90,6 +102,22 @@ def test_kernel_and_userspace_understand_each_other_over_udp(
     assert planes_of(gateway) == [theirs]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("outer", [daemons.GATEWAY, daemons.GATEWAY_6], ids=["ipv4", "ipv6"])
+def test_both_ip_versions_go_through_either(net: Hosts, outer: str) -> None:
+    net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
+    tells = {"gateway": outer, "data_plane": "kernel"}
+    client = net.connect({**CLIENT, "client": tells}, "--carrier", "udp")
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER_6, SITE_6)
+    net.download(1 << 20).finish()
+    net.download(1 << 20, SITE_6).finish()
+
+    assert {state.destination for state in states(net.gateway)} > {outer}
+    assert planes_of(client) == ["kernel"]
+
+
 @pytest.mark.parametrize(
     ("plane", "carrier"),
     [
@@ -110,20 +138,6 @@ def test_streams_go_through_either_plane_of_the_gateway(
     net.download(2 << 20).finish()
 
     assert planes_of(gateway) == ["kernel" if plane == "kernel" else "userspace"]
-
-
-@pytest.mark.slow
-def test_a_broken_stream_comes_back_into_the_kernel(net: Hosts) -> None:
-    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
-    net.connect(CLIENT, "--carrier", "tls")
-    states = net.gateway.run("ip", "-o", "xfrm", "state", "count")
-    net.router.run("ss", "-K", "dst", "203.0.113.2")
-    net.client.run("ss", "-K", "dst", "203.0.113.2")
-
-    net.client.run("ping", "-c5", "-i0.2", "-w20", "-I", INNER, SITE)
-
-    assert net.gateway.run("ip", "-o", "xfrm", "state", "count") == states
-    assert planes_of(gateway) == ["kernel"]
 
 
 @pytest.mark.slow
