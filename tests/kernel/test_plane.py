@@ -29,6 +29,7 @@ from tests.unit.dataplane.samples import (
     selectors,
 )
 from tunnelwrap.dataplane import Trap
+from tunnelwrap.dataplane.netlink import Group, XfrmMonitor
 from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not, why_uncompressed
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
 from tunnelwrap.errors import DataPlaneError
@@ -66,7 +67,9 @@ class Host:
                 lambda spi, peer: self.mapped.append((spi, peer)),
             )
 
-    def transport(self, local: str, peer: str, *, port: int = NAT_PORT) -> Transport:
+    def transport(
+        self, local: str, peer: str, *, port: int = NAT_PORT, peer_port: int = NAT_PORT
+    ) -> Transport:
         """A way over UDP, by a socket of its own."""
         ours = SocketAddress(ip_address(local), port)
         if ours not in self._listeners:
@@ -76,7 +79,7 @@ class Host:
                     has_marker=True,
                     kernel_esp=True,
                 )
-        path = Path(ours, SocketAddress(ip_address(peer), NAT_PORT), Carrier.UDP)
+        path = Path(ours, SocketAddress(ip_address(peer), peer_port), Carrier.UDP)
         found = self._listeners[ours].transport_for(path)
         assert found is not None
         return found
@@ -455,6 +458,61 @@ async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, w
     assert [set(end.statistics()) - {"XfrmInNoStates"} for end in ends] == [set(), set()]
     counted = ends[0].plane.counters(0x1000)
     assert (counted.packets_out, counted.packets_in) == (200, pings.result())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("port", [NAT_PORT, 14500], ids=["same-port", "another-port"])
+async def test_what_goes_to_the_end_that_stays_is_lost_by_no_move(ends: Ends, port: int) -> None:
+    """The near end goes to and fro; the far end takes its packets whenever it hears of that."""
+    install(ends)
+    with ends[0].host.entered():
+        monitor = XfrmMonitor([Group.MIGRATE])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(answered(ends[0], NEAR, FAR, 200))
+        for address in (THIRD[0], OUTER[0]) * 5:
+            await asyncio.sleep(0.2)
+            near = ends[0].transport(address, OUTER[1], port=port)
+            ends[0].plane.move(0x1000, near)
+            await asyncio.sleep(0.05)
+            ends[1].plane.move(0x1001, ends[1].transport(OUTER[1], address, peer_port=port))
+
+    with monitor:
+        assert len(monitor.read()) == 10, "policy and SAs at one instant"
+    assert ends[0].plane.counters(0x1000).packets_out == 200
+    assert ends[1].plane.counters(0x1001).packets_in == 200
+    assert ends[1].statistics() == {}
+    assert set(ends[0].statistics()) <= {"XfrmInNoStates"}
+    assert 10 * SKIPPED < ends[0].plane.take_out(0x1000).outbound <= 200 + 11 * SKIPPED
+
+
+@pytest.mark.slow
+async def test_both_move_to_the_other_ip_version_and_back(ends: Ends) -> None:
+    install(ends)
+    for ways in (OUTER_6, OUTER):
+        for end in ends:
+            end.plane.move(0x1000 + end.side, end.transport(ways[end.side], ways[1 - end.side]))
+        assert await answered(ends[0], NEAR, FAR) == 2
+        assert await answered(ends[0], NEAR_6, FAR_6) == 2
+
+    assert [len(await states(end)) for end in ends] == [2, 2]
+    assert ends[0].plane.counters(0x1000).packets_in == 8
+
+
+@pytest.mark.slow
+async def test_a_child_sa_and_the_one_that_replaces_it_move(ends: Ends) -> None:
+    install(ends)
+    for end in ends:
+        end.install(child_of(end.side, spi=0x2000))
+    for spi in (0x1000, 0x2000):
+        for end in ends:
+            way = end.transport((THIRD[0], OUTER[1])[end.side], (OUTER[1], THIRD[0])[end.side])
+            end.plane.move(spi + end.side, way)
+
+    assert await answered(ends[0], NEAR, FAR) == 2
+    for end in ends:
+        end.plane.remove(0x2000 + end.side)
+    assert await answered(ends[0], NEAR, FAR) == 2
+    assert [len(await states(end)) for end in ends] == [2, 2]
 
 
 async def test_a_plane_hands_over_how_far_a_child_sa_is(ends: Ends) -> None:

@@ -32,6 +32,7 @@ from tunnelwrap.dataplane.xfrm_requests import (
 )
 from tunnelwrap.dataplane.xfrm_values import (
     Direction,
+    Encapsulation,
     Event,
     EventsLost,
     KernelPolicy,
@@ -222,13 +223,18 @@ class XfrmSocket:
         """Delete all policies of this namespace, also those of others, but not those of sockets."""
         self._order("delete all policies", Msg.FLUSHPOLICY, Bare())
 
-    def migrate(self, policy: KernelPolicy, migrations: Sequence[Migration]) -> None:
+    def migrate(
+        self,
+        policy: KernelPolicy,
+        migrations: Sequence[Migration],
+        encapsulation: Encapsulation | None = None,
+    ) -> None:
         """Give the templates of a policy, and all SAs that they fit, other addresses.
 
         The SAs go on with their keys and sequence numbers. One to six moves; ENOPROTOOPT where the
-        kernel cannot.
+        kernel cannot. ``encapsulation`` is what all these SAs get; None leaves them theirs.
         """
-        message = migrate_message(policy, migrations)
+        message = migrate_message(policy, migrations, encapsulation)
         self._order(f"migrate {_named(policy)}", Msg.MIGRATE, message)
 
     # Requests

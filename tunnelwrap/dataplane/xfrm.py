@@ -49,6 +49,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     KernelSa,
     Limits,
     Mapping,
+    Migration,
     PolicyFlag,
     Proto,
     Replay,
@@ -335,15 +336,8 @@ class KernelPlane:
         ends = self._ends(pair.child, transport) if pair is not None else None
         if pair is None or ends is None or ends == pair.ends:
             return
-        old, pair.ends = copy(pair), ends
-        self._replace_compression(pair, old, is_outbound=False)
-        self._replace(pair, old.inbound, _inbound_sa(pair))
-        for direction in _inbound_directions(pair.child):
-            self._policies.refresh(pair, direction)
-        if pair.has_outbound:
-            self._replace_compression(pair, old, is_outbound=True)
-            self._replace(pair, old.outbound, _outbound_sa(pair), skipped=SKIPPED)
-            self._policies.refresh(pair, Direction.OUT)
+        if not self._migrate(pair, ends):
+            self._replace_all(pair, ends)
         if self._streams is not None and not transport.path.carrier.is_reliable:
             self._streams.leave(spi_in)
 
@@ -549,6 +543,62 @@ class KernelPlane:
             pair.added.add(sa.id)
         self._xfrm.set_state(sa.id, replay, usage)
 
+    def _migrate(self, pair: _Pair, ends: Ends) -> bool:
+        """Have the kernel move both SAs, and a policy, in one call; whether it did.
+
+        The new SAs are copies. What another processor sends by the old one while it is copied has
+        numbers that the new one does not know of: it leaves some out.
+        """
+        new, policies = replace(pair, ends=ends), self._policies.shown(pair, Direction.OUT)
+        moves, encapsulation = _migrations(pair, new), _outbound_sa(new).encapsulation
+        if not policies or not self._can_migrate(pair, ends):
+            return False
+        former = self._xfrm.find_sa(pair.inbound), self._xfrm.find_sa(pair.outbound)
+        if former[0] is None or former[1] is None:
+            return False
+        try:
+            self._xfrm.migrate(policies[0], moves, encapsulation)
+        except KernelRefused as error:
+            _log.debug("its SAs are replaced one by one: %s", error)
+            return False
+        pair.added -= {pair.inbound, pair.outbound}
+        pair.added |= {new.inbound, new.outbound}
+        pair.ends = ends
+        self._policies.refresh(pair, Direction.OUT)
+        if _inbound_sa(pair).encapsulation != encapsulation:
+            self._xfrm.update_sa(_inbound_sa(pair))
+        self._skip(_outbound_sa(pair), former[1].replay)
+        return True
+
+    def _can_migrate(self, pair: _Pair, ends: Ends) -> bool:
+        """Whether the kernel could know which SAs are meant, and make of them what we want.
+
+        It goes by addresses and request ID, so that while one Child SA replaces another it might
+        take the other's; it does not take an encapsulation away.
+        """
+        if (pair.ends.local.ip, pair.ends.peer.ip) == (ends.local.ip, ends.peer.ip):
+            return False  # ports are changed in place
+        is_simple = pair.mode is Mode.TUNNEL and pair.child.cpis is None
+        alike = [each for each in self._pairs.values() if each.request_id == pair.request_id]
+        return is_simple and alike == [pair] and ends.is_encapsulated >= pair.ends.is_encapsulated
+
+    def _skip(self, sa: KernelSa, former: Replay) -> None:
+        """Leave out sequence numbers that may have been used already."""
+        sent = min(former.outbound + SKIPPED, _last_sequence(sa))
+        self._xfrm.set_state(sa.id, replace(former, outbound=sent))
+
+    def _replace_all(self, pair: _Pair, ends: Ends) -> None:
+        """Put SAs with other addresses in the place of those of a Child SA, one by one."""
+        old, pair.ends = copy(pair), ends
+        self._replace_compression(pair, old, is_outbound=False)
+        self._replace(pair, old.inbound, _inbound_sa(pair))
+        for direction in _inbound_directions(pair.child):
+            self._policies.refresh(pair, direction)
+        if pair.has_outbound:
+            self._replace_compression(pair, old, is_outbound=True)
+            self._replace(pair, old.outbound, _outbound_sa(pair), skipped=SKIPPED)
+            self._policies.refresh(pair, Direction.OUT)
+
     def _replace(self, pair: _Pair, old: SaId, new: KernelSa, *, skipped: int = 0) -> None:
         """Put an SA with other addresses or ports in the place of one.
 
@@ -693,6 +743,14 @@ class _Policies:
             if holders and holders[-1] is holder:
                 self._show(flow, direction, holder, is_new=False)
 
+    def shown(self, holder: _Holder, direction: Direction) -> list[KernelPolicy]:
+        """The policies in the kernel that are of a Child SA or a trap."""
+        return [
+            _policy(flow, direction, holder)
+            for flow in holder.flows_of(direction)
+            if self._holders.get((flow, direction), [None])[-1] is holder
+        ]
+
     def release(self, holder: _Holder, direction: Direction) -> None:
         """Take its flows from a Child SA or a trap."""
         for flow in holder.flows_of(direction):
@@ -777,6 +835,16 @@ def _kind_of(child: ChildSa) -> object:
 def _inbound_directions(child: ChildSa) -> tuple[Direction, ...]:
     """What goes on to others is forwarded, which transport mode never is."""
     return (Direction.IN, Direction.FWD) if child.mode is Mode.TUNNEL else (Direction.IN,)
+
+
+def _migrations(old: _Pair, new: _Pair) -> list[Migration]:
+    """The moves of both SAs of a Child SA."""
+    local, peer = (old.ends.local.ip, new.ends.local.ip), (old.ends.peer.ip, new.ends.peer.ip)
+    mode, reqid, proto = _MODES[old.mode], old.request_id, old.proto
+    return [
+        Migration(source[0], destination[0], source[1], destination[1], mode, reqid, proto)
+        for source, destination in ((local, peer), (peer, local))
+    ]
 
 
 def _inbound_sa(pair: _Pair) -> KernelSa:

@@ -106,11 +106,15 @@ def policy_id_message(policy: KernelPolicy) -> XfrmMessage:
     return _with(UserPolicyId(), fields, _marks(policy.mark, policy.if_id))
 
 
-def migrate_message(policy: KernelPolicy, migrations: Iterable[Migration]) -> XfrmMessage:
+def migrate_message(
+    policy: KernelPolicy, migrations: Iterable[Migration], encapsulation: Encapsulation | None
+) -> XfrmMessage:
     """MIGRATE."""
     fields = {"sel": _selector(policy.selector), "dir": policy.direction}
     attributes = _marks(None, policy.if_id)
     attributes.append(("XFRMA_MIGRATE", b"".join(map(_migration, migrations))))
+    if encapsulation is not None:
+        attributes.append(("XFRMA_ENCAP", _encapsulation(encapsulation)))
     return _with(UserPolicyId(), fields, attributes)
 
 
