@@ -30,8 +30,11 @@ from tests.unit.dataplane.samples import (
 )
 from tunnelwrap.dataplane import Trap
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor
-from tunnelwrap.dataplane.xfrm import SKIPPED, KernelPlane, tag_of, why_not, why_uncompressed
+from tunnelwrap.dataplane.xfrm import KernelPlane
+from tunnelwrap.dataplane.xfrm_sas import SKIPPED
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS, read_statistics
+from tunnelwrap.dataplane.xfrm_tags import tag_of
+from tunnelwrap.dataplane.xfrm_trial import why_not, why_uncompressed
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.ike.child_sa import ChildSa, Mode, SaLimits
 from tunnelwrap.path import Carrier, Path, SocketAddress
@@ -482,6 +485,8 @@ async def test_what_goes_to_the_end_that_stays_is_lost_by_no_move(ends: Ends, po
     assert ends[1].plane.counters(0x1001).packets_in == 200
     assert ends[1].statistics() == {}
     assert set(ends[0].statistics()) <= {"XfrmInNoStates"}
+    ends[1].plane.remove(0x1001)
+    assert await states(ends[1]) == []
     assert 10 * SKIPPED < ends[0].plane.take_out(0x1000).outbound <= 200 + 11 * SKIPPED
 
 
@@ -494,8 +499,12 @@ async def test_both_move_to_the_other_ip_version_and_back(ends: Ends) -> None:
         assert await answered(ends[0], NEAR, FAR) == 2
         assert await answered(ends[0], NEAR_6, FAR_6) == 2
 
-    assert [len(await states(end)) for end in ends] == [2, 2]
     assert ends[0].plane.counters(0x1000).packets_in == 8
+    for end in ends:
+        assert len(await states(end)) == 2
+        end.plane.remove(0x1000 + end.side)
+        assert await states(end) == []
+        assert await policies(end) == 0
 
 
 @pytest.mark.slow

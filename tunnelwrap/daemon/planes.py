@@ -16,13 +16,9 @@ from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.tun import Tun
 from tunnelwrap.dataplane.userspace import UserspacePlane
-from tunnelwrap.dataplane.xfrm import (
-    KernelPlane,
-    MappingCallback,
-    tag_of,
-    why_not,
-    why_uncompressed,
-)
+from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback
+from tunnelwrap.dataplane.xfrm_tags import tag_of
+from tunnelwrap.dataplane.xfrm_trial import why_not, why_uncompressed
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.iana import ProtocolId, TransformType
 from tunnelwrap.ike.policy import ConnectionPolicy

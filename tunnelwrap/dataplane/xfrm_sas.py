@@ -1,0 +1,262 @@
+"""The SAs of Child SAs in the kernel: added or filled in, moved, deleted.
+
+Owns: every SA with our tag, and the SPIs that are reserved.
+"""
+
+import errno
+import logging
+from dataclasses import replace
+from typing import Final
+
+from tunnelwrap.dataplane.netlink import XfrmSocket
+from tunnelwrap.dataplane.xfrm_pairs import (
+    Ends,
+    Pair,
+    compression_sa,
+    inbound_sa,
+    last_sequence,
+    migrations,
+    outbound_sa,
+)
+from tunnelwrap.dataplane.xfrm_values import (
+    KernelPolicy,
+    KernelSa,
+    Replay,
+    SaId,
+    Usage,
+    XfrmMode,
+)
+from tunnelwrap.errors import KernelRefused
+from tunnelwrap.ike.child_sa import Mode
+from tunnelwrap.path import Path
+
+SKIPPED: Final = 1024
+"""Sequence numbers left out when an outbound SA is replaced, for packets sent meanwhile."""
+
+_TAKEN: Final = frozenset({errno.ENOENT, errno.EEXIST})  # what the kernel says of an SPI
+
+_log = logging.getLogger(__name__)
+
+
+class KernelSas:
+    """Puts SAs into the kernel and takes them out.
+
+    Args:
+        xfrm: by which the kernel is asked.
+        no_request: the request ID of what has no policy.
+    """
+
+    __slots__ = ("_no_request", "_reserved", "_xfrm")
+
+    def __init__(self, xfrm: XfrmSocket, no_request: int) -> None:
+        self._xfrm = xfrm
+        self._no_request = no_request
+        self._reserved: dict[int, SaId] = {}
+
+    def reserve_spi(self, spi: int, path: Path) -> bool:
+        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it.
+
+        The kernel forgets it if no Child SA comes of it in time (net.core.xfrm_acq_expires).
+        """
+        larval = KernelSa(
+            id=SaId(path.local.ip, 0),
+            source=path.peer.ip,
+            mode=XfrmMode.TUNNEL,
+            reqid=self._no_request,
+        )
+        try:
+            self._xfrm.allocate_spi(larval, spi, spi)
+        except KernelRefused as error:
+            if error.number in _TAKEN:
+                return False
+            _log.warning("SPI %08x is not reserved: %s", spi, error)
+            return True
+        self._reserved[spi] = SaId(path.local.ip, spi)
+        return True
+
+    def release_spi(self, spi: int) -> None:
+        """A Child SA will not come of an SPI that was reserved; unknown is no error."""
+        reserved = self._reserved.pop(spi, None)
+        if reserved is not None:
+            self._delete(reserved)
+
+    def release_all(self) -> None:
+        """No Child SA will come of any of them."""
+        for spi in list(self._reserved):
+            self.release_spi(spi)
+
+    def add_inbound(self, pair: Pair) -> None:
+        """Add what packets come by; it may come from another plane.
+
+        Raises:
+            DataPlaneError: the kernel refuses it.
+        """
+        self._add_compression(pair, is_outbound=False)
+        sa, progress = inbound_sa(pair), pair.progress
+        if progress is None:
+            self._fill_in(pair, sa)
+            return
+        carried = progress.counters
+        replay = replace(sa.replay, inbound=progress.inbound, seen=progress.seen)
+        self._go_on(pair, sa, replay, Usage(carried.octets_in, carried.packets_in))
+
+    def add_outbound(self, pair: Pair, sequence: int) -> None:
+        """Add what packets go by; ``sequence`` is of the call that it answers, or 0.
+
+        Raises:
+            DataPlaneError: the kernel refuses it.
+        """
+        self._add_compression(pair, is_outbound=True)
+        sa, progress = replace(outbound_sa(pair), sequence=sequence), pair.progress
+        if progress is None:
+            self._add(pair, sa)
+            return
+        carried = progress.counters
+        replay = replace(sa.replay, outbound=progress.outbound)
+        self._go_on(pair, sa, replay, Usage(carried.octets_out, carried.packets_out))
+
+    def migrate(self, pair: Pair, ends: Ends, policy: KernelPolicy) -> bool:
+        """Have the kernel move both SAs, and a policy, in one call; whether it did.
+
+        It knows the SAs by their addresses and their request ID, which must be of no other Child
+        SA. The new ones are copies. What another processor sends by the old one while it is copied
+        has numbers that the new one does not know of: it leaves some out.
+        """
+        if not _can_migrate(pair, ends):
+            return False
+        new = replace(pair, ends=ends)
+        moves, encapsulation = migrations(pair, new), outbound_sa(new).encapsulation
+        former = self._xfrm.find_sa(pair.inbound), self._xfrm.find_sa(pair.outbound)
+        if former[0] is None or former[1] is None:
+            return False
+        try:
+            self._xfrm.migrate(policy, moves, encapsulation)
+        except KernelRefused as error:
+            _log.debug("its SAs are replaced one by one: %s", error)
+            return False
+        pair.added -= {pair.inbound, pair.outbound}
+        pair.added |= {new.inbound, new.outbound}
+        pair.ends = ends
+        if inbound_sa(pair).encapsulation != encapsulation:
+            self._xfrm.update_sa(inbound_sa(pair))
+        self._skip(outbound_sa(pair), former[1].replay)
+        return True
+
+    def replace_inbound(self, pair: Pair, old: Pair) -> None:
+        """Put an SA with the addresses of one Child SA in the place of that of another."""
+        self._replace_compression(pair, old, is_outbound=False)
+        self._replace(pair, old.inbound, inbound_sa(pair))
+
+    def replace_outbound(self, pair: Pair, old: Pair) -> None:
+        """The same for what goes out."""
+        self._replace_compression(pair, old, is_outbound=True)
+        self._replace(pair, old.outbound, outbound_sa(pair), skipped=SKIPPED)
+
+    def remove(self, pair: Pair) -> None:
+        """Delete the SAs of a Child SA."""
+        for sa in list(pair.added):
+            self._drop(pair, sa)
+
+    def _fill_in(self, pair: Pair, sa: KernelSa) -> None:
+        """Add an SA, in the place of what holds its SPI, if that is still there."""
+        reserved = self._reserved.pop(sa.id.spi, None)
+        try:
+            if reserved == sa.id:
+                self._xfrm.update_sa(sa)
+                pair.added.add(sa.id)
+                return
+        except KernelRefused as error:
+            if error.number != errno.ESRCH:
+                self._delete(sa.id)
+                raise
+        if reserved is not None:  # for another address: the peer is reached otherwise now
+            self._delete(reserved)
+        self._add(pair, sa)
+
+    def _add(self, pair: Pair, sa: KernelSa) -> None:
+        self._xfrm.add_sa(sa)
+        pair.added.add(sa.id)
+
+    def _go_on(self, pair: Pair, sa: KernelSa, replay: Replay, usage: Usage) -> None:
+        """Add an SA that has carried something before.
+
+        Where one with its SPI has just been deleted, a packet may have made the kernel ask for it;
+        what the kernel keeps of that, under its request ID, is filled in.
+        """
+        try:
+            self._add(pair, replace(sa, replay=replay))
+        except KernelRefused as error:
+            there = self._xfrm.find_sa(sa.id) if error.number == errno.EEXIST else None
+            if there is None or there.reqid != sa.reqid:
+                raise
+            self._xfrm.update_sa(replace(sa, replay=replay))
+            pair.added.add(sa.id)
+        self._xfrm.set_state(sa.id, replay, usage)
+
+    def _skip(self, sa: KernelSa, former: Replay) -> None:
+        """Leave out sequence numbers that may have been used already."""
+        sent = min(former.outbound + SKIPPED, last_sequence(sa))
+        self._xfrm.set_state(sa.id, replace(former, outbound=sent))
+
+    def _replace(self, pair: Pair, old: SaId, new: KernelSa, *, skipped: int = 0) -> None:
+        """Put an SA with other addresses or ports in the place of one.
+
+        Both are there for a moment, unless the kernel would take them for the same; then a packet
+        that comes in between is lost.
+        """
+        former = self._xfrm.find_sa(old)
+        if former is None:  # it has reached a limit, and its end is told
+            return
+        if new.id == old and new.source == former.source:
+            self._xfrm.update_sa(new)
+            return
+        sent = min(former.replay.outbound + skipped, last_sequence(new))
+        replay = replace(former.replay, outbound=sent)
+        if new.id == old:
+            self._drop(pair, old)
+        self._go_on(pair, new, replay, former.usage)
+        if new.id != old:
+            self._drop(pair, old)
+
+    def _add_compression(self, pair: Pair, *, is_outbound: bool) -> None:
+        """Add the SA for it, if there is one.
+
+        Two peers behind one address may have the same CPI, which is short; one of them then gets
+        nothing compressed, as any packet may come. RFC 3173 §2.2.
+        """
+        sa = compression_sa(pair, is_outbound=is_outbound)
+        if sa is None:
+            return
+        try:
+            self._add(pair, sa)
+        except KernelRefused as error:
+            if error.number != errno.EEXIST or not is_outbound:
+                raise
+            _log.info("nothing is compressed to %s: %s", pair.ends.peer, error)
+            pair.sends_plain = True
+
+    def _replace_compression(self, pair: Pair, old: Pair, *, is_outbound: bool) -> None:
+        """Follow a Child SA to other addresses; of ports IPComp knows nothing."""
+        former = compression_sa(old, is_outbound=is_outbound)
+        new = compression_sa(pair, is_outbound=is_outbound)
+        if former is not None and new is not None and former != new:
+            self._replace(pair, former.id, new)
+
+    def _drop(self, pair: Pair, sa: SaId) -> None:
+        pair.added.discard(sa)
+        self._delete(sa)
+
+    def _delete(self, sa: SaId) -> None:
+        """Delete an SA; one that reached a hard limit is gone already."""
+        try:
+            self._xfrm.delete_sa(sa)
+        except KernelRefused as error:
+            _log.warning("left in the kernel: %s", error)
+
+
+def _can_migrate(pair: Pair, ends: Ends) -> bool:
+    """Whether the kernel can make of the SAs what we want; it takes no encapsulation away."""
+    if (pair.ends.local.ip, pair.ends.peer.ip) == (ends.local.ip, ends.peer.ip):
+        return False  # ports are changed in place
+    is_simple = pair.mode is Mode.TUNNEL and pair.child.cpis is None
+    return is_simple and ends.is_encapsulated >= pair.ends.is_encapsulated
