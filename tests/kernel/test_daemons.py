@@ -24,6 +24,7 @@ from tests.kit.daemons import (
     Toml,
     hosts,
     merged,
+    run_tunnelwrap,
     wait_until,
 )
 
@@ -61,6 +62,10 @@ def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
 
 def planes_of(daemon: Daemon) -> list[object]:
     return [child["data_plane"] for sa in daemon.sas for child in sa["child_sas"]]
+
+
+def spis_of(daemon: Daemon) -> set[object]:
+    return {child["spi_in"] for sa in daemon.sas for child in sa["child_sas"]}
 
 
 @pytest.mark.slow
@@ -153,6 +158,27 @@ def test_the_end_takes_all_of_it_back(net: Hosts) -> None:
         assert host.run("ip", "xfrm", "state") == ""
         assert host.run("ip", "xfrm", "policy") == ""
     assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt
+
+
+@pytest.mark.slow
+def test_what_somebody_deletes_is_made_anew(net: Hosts) -> None:
+    gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
+    client = net.connect(CLIENT, "--carrier", "udp")
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    shown = run_tunnelwrap(net.gateway, "status", gateway.file, "--kernel").stdout
+    assert shown.startswith("in the kernel: SAs 2, policies 6, as they should be\n")
+    assert "3 packets" in shown
+    before = spis_of(gateway)
+
+    net.gateway.run("ip", "xfrm", "state", "flush")
+    net.gateway.run("ip", "xfrm", "policy", "flush")
+
+    gateway.says("somebody has deleted what is ours in the kernel")
+    wait_until("other keys", lambda: not spis_of(gateway) & before)
+    wait_until("one Child SA", lambda: len(spis_of(client)) == 1)
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    shown = run_tunnelwrap(net.gateway, "status", gateway.file, "--kernel").stdout
+    assert shown.startswith("in the kernel: SAs 2, policies 6, as they should be\n")
 
 
 @pytest.mark.slow

@@ -322,6 +322,10 @@ def test_status_for_people_and_disconnect(served: Served) -> None:
     for word in ("gateway gateway: 1 peer", "client@vpn.example.org", "198.51.100.2:"):
         assert word in shown.stdout
 
+    shown = run_tunnelwrap(net.gateway, "status", gateway.file, "--kernel")
+    assert shown.returncode == 1
+    assert "nothing is in the kernel: data plane: userspace" in shown.stderr
+
     before = run_tunnelwrap(net.client, "disconnect", client.file)
     assert (before.returncode, before.stdout) == (0, "disconnected\n")
     assert client.process.wait(1) == 0

@@ -16,18 +16,25 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @click.command(short_help="Show what a running tunnelwrap is doing.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--kernel", is_flag=True, help="Show the SAs and policies that the kernel has.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def status(file: Path, *, as_json: bool) -> None:
+def status(file: Path, *, kernel: bool, as_json: bool) -> None:
     """Show the IKE SAs and Child SAs of the tunnelwrap that runs with FILE.
 
     Of a relay or a wrapper, which know nothing of SAs, show the ways that they keep open.
 
+    With --kernel, show what the kernel's IPsec has of it, where that is not as it was told to be,
+    and what it dropped, whosever packets those were.
+
     \b
-    Exit status: 0 it runs, 1 it does not.
+    Exit status: 0 it runs, 1 it does not, or has nothing in the kernel.
     """
-    result = ask(control_socket(file), "status", _TIMEOUT_S)
+    result = ask(control_socket(file), "kernel" if kernel else "status", _TIMEOUT_S)
     if as_json:
         click.echo(json.dumps(result))
+        return
+    if kernel:
+        click.echo("\n".join(_kernel_lines(result)))
         return
     if "ways" in result:
         click.echo("\n".join(_wrapper_lines(result)))
@@ -84,6 +91,30 @@ def _wrapper_lines(result: Mapping[str, object]) -> Iterator[str]:
         yield f"{way['local']}"
         yield f"  at         {where}, for {_duration(way['seconds'])}"
         yield "  traffic    {} in, {} out".format(*amounts)
+
+
+def _kernel_lines(result: Mapping[str, object]) -> Iterator[str]:
+    """What there is to say of the kernel."""
+    sas, policies, differences = (_rows(result[key]) for key in ("sas", "policies", "differences"))
+    verdict = "not as they should be" if differences else "as they should be"
+    yield f"in the kernel: SAs {len(sas)}, policies {len(policies)}, {verdict}"
+    yield from (f"  difference {each}" for each in differences)
+    for sa in sas:
+        ports = "-".join(str(port) for port in _rows(sa["udp_ports"]))
+        within = f" in UDP {ports}" if ports else ""
+        carried = f"{sa['packets']} packets, {_amount([sa['octets']])}"
+        yield f"  {sa['protocol']} {sa['spi']} from {sa['source']} to {sa['destination']}"
+        yield f"    {sa['mode']}{within}, {carried}{_refused(sa)}"
+    for policy in policies:
+        spis = f" by {_joined(policy['spis'])}" if policy["spis"] else ""
+        yield f"  {policy['direction']:4} {policy['selector']}{spis}"
+    for each in _rows(result["dropped"]):
+        yield f"  dropped    {each['packets']} ({each['counter']}): {each['meaning']}"
+
+
+def _refused(sa: Mapping[str, object]) -> str:
+    counts = {"replayed": sa["replayed"], "not authentic": sa["not_authentic"]}
+    return "".join(f", {count} {name}" for name, count in counts.items() if count)
 
 
 def _rows(value: object) -> list[dict[str, object]]:

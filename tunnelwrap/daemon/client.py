@@ -135,7 +135,11 @@ class Client:
         )
         self._control = ControlServer(
             self._settings.control_socket,
-            {"status": self._status, "disconnect": self._disconnect},
+            {
+                "status": self._status,
+                "kernel": self._plane.report,
+                "disconnect": self._disconnect,
+            },
         )
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
+from tunnelwrap.daemon.control import Answer
 from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.tun import Tun
@@ -19,7 +20,7 @@ from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback
 from tunnelwrap.dataplane.xfrm_tags import tag_of
 from tunnelwrap.dataplane.xfrm_trial import why_not, why_uncompressed
-from tunnelwrap.errors import Unsupported
+from tunnelwrap.errors import ControlError, Unsupported
 from tunnelwrap.iana import ProtocolId, TransformType
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
@@ -46,9 +47,20 @@ class Chosen:
     kernel_esp: bool  # ESP over UDP is the kernel's affair
     compresses: bool = False  # what comes by UDP, where that is agreed. RFC 3173
     for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
+    kernel: KernelPlane | None = None
 
     def __str__(self) -> str:
         return f"data plane: {self.name} ({self.remark})"
+
+    async def report(self) -> Answer:
+        """What the kernel has of ours, beside what we think it has; a command.
+
+        Raises:
+            ControlError: it has no part in this.
+        """
+        if self.kernel is None:
+            raise ControlError(f"nothing is in the kernel: {self}")
+        return self.kernel.report()
 
 
 def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
@@ -96,6 +108,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         kernel_esp=True,
         compresses=_compresses(policies),
         for_streams=mixed if has_bridge else None,
+        kernel=kernel,
     )
 
 

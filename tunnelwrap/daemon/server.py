@@ -117,7 +117,11 @@ class Server:
         self._keeper = keeper_of(file.gateway)
         self._control = ControlServer(
             file.gateway.control_socket,
-            {"status": self._status, "disconnect": self._disconnect},
+            {
+                "status": self._status,
+                "kernel": self._plane.report,
+                "disconnect": self._disconnect,
+            },
             {"redirect": self._redirect},
         )
 

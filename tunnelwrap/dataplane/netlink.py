@@ -11,8 +11,10 @@ Owns: its socket and the number of its newest request.
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from ctypes import addressof, create_string_buffer
 from enum import IntEnum
 from struct import Struct
 from typing import Final, NamedTuple, Self
@@ -65,6 +67,13 @@ _HEADER: Final = Struct("IHHII")
 _NUMBER: Final = Struct("i")
 _KERNEL: Final = 0  # its port
 _SO_RCVBUFFORCE: Final = 33
+_SO_ATTACH_FILTER: Final = 26
+_STEP: Final = Struct("HBBI")  # struct sock_filter
+_PROGRAM: Final = Struct("HP")  # struct sock_fprog
+_LOAD_HALF: Final = 0x28  # of linux/bpf_common.h; it takes octets as a network does
+_JUMP_IF: Final = 0x15
+_RETURN: Final = 0x06
+_KIND_OFFSET: Final = 4
 _RECEIVE: Final = 1 << 16
 _ANSWER_TIMEOUT_S: Final = 10.0
 _EVENTS_BUFFER: Final = 1 << 20
@@ -293,8 +302,8 @@ class XfrmSocket:
 class XfrmMonitor:
     """Hears what happens to SAs and policies of this namespace; see ``Event``."""
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        """Join the groups.
+    def __init__(self, groups: Iterable[Group], kinds: Sequence[Msg] = ()) -> None:
+        """Join the groups; of their messages come only those of some kinds, if there are any.
 
         Raises:
             KernelRefused: this kernel has no XFRM, or the right to hear is missing.
@@ -303,6 +312,8 @@ class XfrmMonitor:
         self._socket.setblocking(False)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENTS_BUFFER)
+            if kinds:
+                _let_in(self._socket, kinds)
             for group in groups:
                 self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
         except OSError as error:
@@ -358,6 +369,20 @@ def _open() -> socket.socket:
     opened.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
     opened.bind((0, 0))
     return opened
+
+
+def _let_in(monitor: socket.socket, kinds: Sequence[Msg]) -> None:
+    """Have the kernel drop what is of no such kind, by a program for it (BPF)."""
+    swapped = [int.from_bytes(kind.to_bytes(2, sys.byteorder)) for kind in kinds]
+    steps = [
+        _STEP.pack(_LOAD_HALF, 0, 0, _KIND_OFFSET),
+        *(_STEP.pack(_JUMP_IF, len(kinds) - n, 0, kind) for n, kind in enumerate(swapped)),
+        _STEP.pack(_RETURN, 0, 0, 0),
+        _STEP.pack(_RETURN, 0, 0, _RECEIVE),
+    ]
+    program = create_string_buffer(b"".join(steps))
+    pointer = _PROGRAM.pack(len(steps), addressof(program))
+    monitor.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
 
 
 def _split(octets: bytes) -> Iterator[_Message]:

@@ -43,8 +43,8 @@ from tunnelwrap.dataplane.xfrm_values import (
     KernelSa,
     Mapping,
     Replay,
-    SaId,
 )
+from tunnelwrap.dataplane.xfrm_watch import Watch
 from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
 from tunnelwrap.iana import ProtocolId
 from tunnelwrap.ike.child_sa import ChildSa
@@ -89,6 +89,7 @@ class KernelPlane:
         self._request_ids = RequestIds(tag)
         self._statistics = read_statistics()
         remove_left_behind(self._xfrm, tag)
+        self._watch = Watch(self._xfrm, tag, self._sas, self._policies, self._on_incomplete)
         loop.add_reader(self._monitor.fileno(), self._on_events)
 
     def open_bridge(self) -> None:
@@ -110,6 +111,10 @@ class KernelPlane:
         """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
         bridge = self._streams.drops if self._streams is not None else {}
         return {**bridge, **since(self._statistics)}
+
+    def report(self) -> dict[str, object]:
+        """What the kernel has of ours, and what it dropped, as plain JSON."""
+        return self._watch.audit().to_json(self.drops)
 
     def install(
         self,
@@ -271,6 +276,7 @@ class KernelPlane:
         if self._streams is not None:
             self._streams.close()
         self._sas.release_all()
+        self._watch.close()
         self._monitor.close()
         self._xfrm.close()
 
@@ -337,18 +343,24 @@ class KernelPlane:
         elif isinstance(event, Acquire):
             self._take_acquire(event)
         elif isinstance(event, Mapping):
-            pair = self._pair_of(event.id)
+            pair = self._sas.owners.get(event.id)
             if pair is not None:
                 self._on_mapping(pair.child.spi_in, event.new)
 
     def _take_expire(self, event: Expire) -> None:
-        pair = self._pair_of(event.sa.id)
+        pair = self._sas.owners.get(event.sa.id)
         if pair is None or (pair.has_told_soft and not event.is_hard):
             return
         if event.is_hard and self._xfrm.find_sa(event.sa.id) is not None:
             return  # it was what had held its SPI
         pair.has_told_soft = True
+        if event.is_hard:
+            self._sas.lost(event.sa.id)
         self._on_expire(pair.child.spi_in, event.is_hard)
+
+    def _on_incomplete(self, pair: Pair) -> None:
+        """Have a Child SA replaced; its traffic stands still until it is."""
+        self._on_expire(pair.child.spi_in, False)
 
     def _take_acquire(self, event: Acquire) -> None:
         wanted = {template.reqid for template in event.policy.templates}
@@ -356,9 +368,3 @@ class KernelPlane:
             if trap.request_id in wanted:
                 trap.sequence = event.sequence
                 trap.on_acquire()
-
-    def _pair_of(self, sa: SaId) -> Pair | None:
-        pair = self._pairs.get(sa.spi)
-        if pair is not None and pair.inbound == sa:
-            return pair
-        return next((each for each in self._pairs.values() if each.outbound == sa), None)

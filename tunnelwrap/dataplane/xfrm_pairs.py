@@ -61,6 +61,7 @@ class Pair:
     has_told_soft: bool = False
     packets_in: int = 0  # when it was last asked for
     last_in: float | None = None
+    is_incomplete: bool = False  # somebody deleted an SA of it, and that was told
     sends_plain: bool = False  # although compression is agreed: the peer's CPI is another's here
     added: set[SaId] = field(default_factory=set)
 

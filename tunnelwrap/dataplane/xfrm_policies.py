@@ -4,6 +4,7 @@ Owns: every policy with our tag.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     KernelPolicy,
     PolicyFlag,
     Proto,
+    Selector,
     Template,
     XfrmMode,
 )
@@ -32,11 +34,31 @@ class Policies:
     A trap has what no Child SA has.
     """
 
-    __slots__ = ("_holders", "_xfrm")
+    __slots__ = ("_holders", "_there", "_xfrm")
 
     def __init__(self, xfrm: XfrmSocket) -> None:
         self._xfrm = xfrm
         self._holders: dict[tuple[KernelFlow, Direction], list[Holder]] = {}
+        self._there: dict[tuple[Selector, Direction], KernelPolicy] = {}
+
+    @property
+    def there(self) -> Mapping[tuple[Selector, Direction], KernelPolicy]:
+        """The policies that the kernel was told, by what it tells them apart by."""
+        return self._there
+
+    def put_back(self, policy: KernelPolicy) -> str | None:
+        """Put back one of them, which somebody deleted or changed; why it cannot be.
+
+        Where another program has one in its place, that stays.
+        """
+        found = self._xfrm.find_policy(policy)
+        if found is not None and _reqids(found).isdisjoint(_reqids(policy)):
+            return "another program has one in its place"
+        try:
+            self._xfrm.update_policy(policy)
+        except KernelRefused as error:
+            return str(error)
+        return None
 
     def hold(self, pair: Pair, direction: Direction) -> None:
         """Give the flows of a Child SA to it.
@@ -99,8 +121,10 @@ class Policies:
             self._xfrm.add_policy(policy)
         else:
             self._xfrm.update_policy(policy)
+        self._there[policy.selector, direction] = policy
 
     def _delete(self, policy: KernelPolicy) -> None:
+        self._there.pop((policy.selector, policy.direction), None)
         try:
             self._xfrm.delete_policy(policy)
         except KernelRefused as error:
@@ -115,6 +139,10 @@ def _policy(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPol
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
     )
+
+
+def _reqids(policy: KernelPolicy) -> set[int]:
+    return {template.reqid for template in policy.templates}
 
 
 def _templates(holder: Holder, direction: Direction) -> tuple[Template, ...]:

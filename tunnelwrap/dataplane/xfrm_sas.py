@@ -5,6 +5,7 @@ Owns: every SA with our tag, and the SPIs that are reserved.
 
 import errno
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -46,12 +47,18 @@ class KernelSas:
         no_request: the request ID of what has no policy.
     """
 
-    __slots__ = ("_no_request", "_reserved", "_xfrm")
+    __slots__ = ("_no_request", "_owners", "_reserved", "_xfrm")
 
     def __init__(self, xfrm: XfrmSocket, no_request: int) -> None:
         self._xfrm = xfrm
         self._no_request = no_request
         self._reserved: dict[int, SaId] = {}
+        self._owners: dict[SaId, Pair] = {}
+
+    @property
+    def owners(self) -> Mapping[SaId, Pair]:
+        """Whose each SA is."""
+        return self._owners
 
     def reserve_spi(self, spi: int, path: Path) -> bool:
         """Keep an inbound SPI for a Child SA on a path; False: somebody else has it.
@@ -134,9 +141,11 @@ class KernelSas:
         except KernelRefused as error:
             _log.debug("its SAs are replaced one by one: %s", error)
             return False
-        pair.added -= {pair.inbound, pair.outbound}
-        pair.added |= {new.inbound, new.outbound}
+        for sa in (pair.inbound, pair.outbound):
+            self._disown(pair, sa)
         pair.ends = ends
+        for sa in (pair.inbound, pair.outbound):
+            self._own(pair, sa)
         if inbound_sa(pair).encapsulation != encapsulation:
             self._xfrm.update_sa(inbound_sa(pair))
         self._skip(outbound_sa(pair), former[1].replay)
@@ -152,6 +161,12 @@ class KernelSas:
         self._replace_compression(pair, old, is_outbound=True)
         self._replace(pair, old.outbound, outbound_sa(pair), skipped=SKIPPED)
 
+    def lost(self, sa: SaId) -> None:
+        """An SA has reached a hard limit: the kernel has deleted it."""
+        pair = self._owners.get(sa)
+        if pair is not None:
+            self._disown(pair, sa)
+
     def remove(self, pair: Pair) -> None:
         """Delete the SAs of a Child SA."""
         for sa in list(pair.added):
@@ -163,7 +178,7 @@ class KernelSas:
         try:
             if reserved == sa.id:
                 self._xfrm.update_sa(sa)
-                pair.added.add(sa.id)
+                self._own(pair, sa.id)
                 return
         except KernelRefused as error:
             if error.number != errno.ESRCH:
@@ -175,7 +190,15 @@ class KernelSas:
 
     def _add(self, pair: Pair, sa: KernelSa) -> None:
         self._xfrm.add_sa(sa)
-        pair.added.add(sa.id)
+        self._own(pair, sa.id)
+
+    def _own(self, pair: Pair, sa: SaId) -> None:
+        pair.added.add(sa)
+        self._owners[sa] = pair
+
+    def _disown(self, pair: Pair, sa: SaId) -> None:
+        pair.added.discard(sa)
+        self._owners.pop(sa, None)
 
     def _go_on(self, pair: Pair, sa: KernelSa, replay: Replay, usage: Usage) -> None:
         """Add an SA that has carried something before.
@@ -190,7 +213,7 @@ class KernelSas:
             if there is None or there.reqid != sa.reqid:
                 raise
             self._xfrm.update_sa(replace(sa, replay=replay))
-            pair.added.add(sa.id)
+            self._own(pair, sa.id)
         self._xfrm.set_state(sa.id, replay, usage)
 
     def _skip(self, sa: KernelSa, former: Replay) -> None:
@@ -243,7 +266,7 @@ class KernelSas:
             self._replace(pair, former.id, new)
 
     def _drop(self, pair: Pair, sa: SaId) -> None:
-        pair.added.discard(sa)
+        self._disown(pair, sa)
         self._delete(sa)
 
     def _delete(self, sa: SaId) -> None:
