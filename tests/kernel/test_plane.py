@@ -464,14 +464,20 @@ async def test_an_address_move_loses_nothing_and_repeats_no_number(ends: Ends, w
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("port", [NAT_PORT, 14500], ids=["same-port", "another-port"])
-async def test_what_goes_to_the_end_that_stays_is_lost_by_no_move(ends: Ends, port: int) -> None:
+@pytest.mark.parametrize(
+    ("port", "source", "target"),
+    [(NAT_PORT, NEAR, FAR), (14500, NEAR_6, FAR_6)],
+    ids=["ipv4", "ipv6-from-another-port"],
+)
+async def test_what_goes_to_the_end_that_stays_is_lost_by_no_move(
+    ends: Ends, port: int, source: str, target: str
+) -> None:
     """The near end goes to and fro; the far end takes its packets whenever it hears of that."""
     install(ends)
     with ends[0].host.entered():
         monitor = XfrmMonitor([Group.MIGRATE])
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(answered(ends[0], NEAR, FAR, 200))
+        tasks.create_task(answered(ends[0], source, target, 200))
         for address in (THIRD[0], OUTER[0]) * 5:
             await asyncio.sleep(0.2)
             near = ends[0].transport(address, OUTER[1], port=port)

@@ -4,6 +4,7 @@ import errno
 import socket
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from operator import attrgetter
 
 import pytest
 
@@ -184,4 +185,14 @@ def test_a_migration_moves_policies_and_sas_with_their_sequence_numbers(xfrm: Xf
     assert xfrm.policies() == [replace(OUT, templates=(moved,))]
     with pytest.raises(KernelRefused, match=r"migrate out 10\.1\.0\.0/16 to"):
         xfrm.migrate(OUT, [])
+    inward = replace(OUT, direction=Direction.FWD)
+    back = Migration(newer, FAR, NEAR, FAR, XfrmMode.TUNNEL, reqid=7)
+    xfrm.migrate(OUT, [back], Encapsulation(4500, 14500), [inward])
+    assert xfrm.sas() == [replace(sa, encapsulation=Encapsulation(4500, 14500))]
+    assert sorted(xfrm.policies(), key=attrgetter("direction")) == [OUT, inward]
+    with pytest.raises(KernelRefused):
+        xfrm.migrate(OUT, [], None, [inward])
+    assert sorted(xfrm.policies(), key=attrgetter("direction")) == [OUT, inward], (
+        "and the next question has its own answer"
+    )
     assert AEAD.split()[-2] in ip("xfrm state")

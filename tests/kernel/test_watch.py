@@ -10,6 +10,8 @@ import pytest
 from tests.kernel import test_plane
 from tests.kernel.test_plane import (
     OUTER,
+    OUTER_6,
+    THIRD,
     Ends,
     answered,
     install,
@@ -96,7 +98,7 @@ async def test_what_we_do_ourselves_is_no_difference(
     await answered(ends[0], NEAR, FAR, 1)
     install(ends)
     assert differences(ends) == []
-    for ways in (test_plane.THIRD, test_plane.OUTER_6, OUTER):
+    for ways in (THIRD, OUTER_6, OUTER):
         for end in ends:
             end.plane.move(0x1000 + end.side, end.transport(ways[end.side], ways[1 - end.side]))
         assert differences(ends) == []
@@ -111,6 +113,7 @@ async def test_what_we_do_ourselves_is_no_difference(
     assert caplog.records == []
 
 
+@pytest.mark.slow
 async def test_a_policy_of_another_program_in_our_place_stays(
     ends: Ends, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -123,3 +126,24 @@ async def test_a_policy_of_another_program_in_our_place_stays(
     await until(lambda: "another program has one in its place" in caplog.text)
 
     assert "reqid 7 " in ends[0].host.run("ip", "xfrm", "policy")
+
+
+@pytest.mark.slow
+@pytest.mark.rfc("4303", "3.3.3")
+@pytest.mark.parametrize("asks", [False, True], ids=["nothing-there", "a-packet-waits"])
+async def test_a_move_does_not_put_back_an_sa_whose_numbers_are_lost(
+    ends: Ends, *, asks: bool
+) -> None:
+    install(ends)
+    delete = f"ip xfrm state delete src {OUTER[0]} dst {OUTER[1]} proto esp spi 0x1001"
+    ends[0].host.run(*delete.split())
+    if asks:
+        assert await answered(ends[0], NEAR, FAR, 1) == 0
+        assert "0x00001001" in await states(ends[0]), "the kernel asks for it"
+
+    ends[0].plane.move(0x1000, ends[0].transport(THIRD[0], OUTER[1]))
+
+    assert len(differences(ends)) == 1
+    assert await answered(ends[0], NEAR, FAR, 1) == 0
+    assert ends[0].plane.take_out(0x1000).outbound == (1 << 64) - 1, "none is left for userspace"
+    assert await states(ends[0]) == []

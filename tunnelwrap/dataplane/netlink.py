@@ -237,14 +237,19 @@ class XfrmSocket:
         policy: KernelPolicy,
         migrations: Sequence[Migration],
         encapsulation: Encapsulation | None = None,
+        others: Sequence[KernelPolicy] = (),
     ) -> None:
         """Give the templates of a policy, and all SAs that they fit, other addresses.
 
         The SAs go on with their keys and sequence numbers. One to six moves; ENOPROTOOPT where the
         kernel cannot. ``encapsulation`` is what all these SAs get; None leaves them theirs.
+        ``others`` are policies that are updated in the same system call, whatever becomes of that.
         """
-        message = migrate_message(policy, migrations, encapsulation)
-        self._order(f"migrate {_named(policy)}", Msg.MIGRATE, message)
+        requests = [(Msg.MIGRATE, migrate_message(policy, migrations, encapsulation))]
+        requests += ((Msg.UPDPOLICY, policy_message(each)) for each in others)
+        *before, (kind, last) = requests
+        operation = f"migrate {_named(policy)}"
+        _check(operation, next(self._answers(operation, kind, last, _ACK, before)))
 
     # Requests
 
@@ -284,13 +289,22 @@ class XfrmSocket:
             yield answer.octets
 
     def _answers(
-        self, operation: str, kind: Msg, message: XfrmMessage, flags: int
+        self,
+        operation: str,
+        kind: Msg,
+        message: XfrmMessage,
+        flags: int,
+        before: Iterable[tuple[Msg, XfrmMessage]] = (),
     ) -> Iterator[_Message]:
-        """Send a request, and give its answers one by one; the caller knows which is the last."""
+        """Send a request, and give its answers one by one; the caller knows which is the last.
+
+        Of what is asked ``before`` it, in the same call, only a refusal is answered.
+        """
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
-        octets = encoded(message, kind, flags | _REQUEST, self._sequence)
+        octets = [encoded(each, earlier, _REQUEST, self._sequence) for earlier, each in before]
+        octets.append(encoded(message, kind, flags | _REQUEST, self._sequence))
         try:
-            self._socket.send(octets)
+            self._socket.send(b"".join(octets))
             while True:
                 for answer in _split(self._socket.recv(_RECEIVE)):
                     if answer.sequence == self._sequence:

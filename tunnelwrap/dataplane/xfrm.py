@@ -24,6 +24,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from dataclasses import replace
+from typing import Final
 
 from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCounters, Trap
 from tunnelwrap.dataplane.bridge import Bridge
@@ -51,6 +53,8 @@ from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
+
+_USED_UP: Final = (1 << 64) - 1  # no sequence number is behind it
 
 MappingCallback = Callable[[int, SocketAddress], None]
 """Called with spi_in and from where the peer's packets come now: a NAT has moved it."""
@@ -179,6 +183,8 @@ class KernelPlane:
     def take_out(self, spi_in: int) -> Progress:
         """Remove a Child SA that another plane goes on with.
 
+        Where an SA of it is gone, nobody knows which sequence numbers were used: all are.
+
         Raises:
             UsageError: there is no such Child SA.
         """
@@ -187,10 +193,13 @@ class KernelPlane:
             raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
         self._policies.release(pair, Direction.OUT)  # nothing is sent any more
         counters = self.counters(spi_in)
-        inbound, outbound = self._xfrm.find_sa(pair.inbound), self._xfrm.find_sa(pair.outbound)
+        inbound = self._sas.find(pair.inbound)
+        outbound = self._sas.find(pair.outbound) if pair.has_outbound else None
         self.remove(spi_in)
-        taken = inbound.replay if inbound is not None else Replay()
-        sent = outbound.replay.outbound + SKIPPED if outbound is not None else 0
+        taken = inbound.replay if inbound is not None else Replay(inbound=_USED_UP)
+        sent = _USED_UP if pair.has_outbound else 0
+        if outbound is not None:
+            sent = outbound.replay.outbound + SKIPPED
         return Progress(sent, taken.inbound, taken.seen, counters)
 
     def name_of(self, spi_in: int) -> str:
@@ -246,8 +255,8 @@ class KernelPlane:
         pair = self._pairs.get(spi_in)
         if pair is None:
             return SaCounters()
-        inbound = self._xfrm.find_sa(pair.inbound)
-        outbound = self._xfrm.find_sa(pair.outbound) if pair.has_outbound else None
+        inbound = self._sas.find(pair.inbound)
+        outbound = self._sas.find(pair.outbound) if pair.has_outbound else None
         found = SaCounters(last_in=pair.last_in)
         if outbound is not None:
             found.octets_out, found.packets_out = outbound.usage.octets, outbound.usage.packets
@@ -307,9 +316,12 @@ class KernelPlane:
 
         While one replaces another the kernel could not tell them apart.
         """
-        policies = self._policies.shown(pair, Direction.OUT)
         alike = [each for each in self._pairs.values() if each.request_id == pair.request_id]
-        if not policies or len(alike) > 1 or not self._sas.migrate(pair, ends, policies[0]):
+        new = replace(pair, ends=ends)
+        policies = self._policies.shown(pair, Direction.OUT, new)
+        if not policies or len(alike) > 1:
+            return False
+        if not self._sas.migrate(pair, new, policies[0], policies[1:]):
             return False
         self._policies.refresh(pair, Direction.OUT)
         return True

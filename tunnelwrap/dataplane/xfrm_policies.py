@@ -91,10 +91,10 @@ class Policies:
             if holders and holders[-1] is holder:
                 self._show(flow, direction, holder, is_new=False)
 
-    def shown(self, holder: Holder, direction: Direction) -> list[KernelPolicy]:
-        """The policies in the kernel that are of a Child SA or a trap."""
+    def shown(self, holder: Holder, direction: Direction, new: Holder) -> list[KernelPolicy]:
+        """The policies that a Child SA or a trap has, as they were if it were that new one."""
         return [
-            _policy(flow, direction, holder)
+            _policy(flow, direction, new)
             for flow in holder.flows_of(direction)
             if self._holders.get((flow, direction), [None])[-1] is holder
         ]

@@ -5,11 +5,12 @@ Owns: every SA with our tag, and the SPIs that are reserved.
 
 import errno
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from tunnelwrap.dataplane.netlink import XfrmSocket
+from tunnelwrap.dataplane.xfrm_audit import is_whole
 from tunnelwrap.dataplane.xfrm_pairs import (
     Ends,
     Pair,
@@ -122,28 +123,29 @@ class KernelSas:
         replay = replace(sa.replay, outbound=progress.outbound)
         self._go_on(pair, sa, replay, Usage(carried.octets_out, carried.packets_out))
 
-    def migrate(self, pair: Pair, ends: Ends, policy: KernelPolicy) -> bool:
-        """Have the kernel move both SAs, and a policy, in one call; whether it did.
+    def migrate(
+        self, pair: Pair, new: Pair, policy: KernelPolicy, others: Sequence[KernelPolicy]
+    ) -> bool:
+        """Have the kernel move both SAs and what sends by them in one call; whether it did.
 
         It knows the SAs by their addresses and their request ID, which must be of no other Child
         SA. The new ones are copies. What another processor sends by the old one while it is copied
         has numbers that the new one does not know of: it leaves some out.
         """
-        if not _can_migrate(pair, ends):
+        if not _can_migrate(pair, new.ends):
             return False
-        new = replace(pair, ends=ends)
         moves, encapsulation = migrations(pair, new), outbound_sa(new).encapsulation
-        former = self._xfrm.find_sa(pair.inbound), self._xfrm.find_sa(pair.outbound)
+        former = self.find(pair.inbound), self.find(pair.outbound)
         if former[0] is None or former[1] is None:
             return False
         try:
-            self._xfrm.migrate(policy, moves, encapsulation)
+            self._xfrm.migrate(policy, moves, encapsulation, others)
         except KernelRefused as error:
             _log.debug("its SAs are replaced one by one: %s", error)
             return False
         for sa in (pair.inbound, pair.outbound):
             self._disown(pair, sa)
-        pair.ends = ends
+        pair.ends = new.ends
         for sa in (pair.inbound, pair.outbound):
             self._own(pair, sa)
         if inbound_sa(pair).encapsulation != encapsulation:
@@ -160,6 +162,15 @@ class KernelSas:
         """The same for what goes out."""
         self._replace_compression(pair, old, is_outbound=True)
         self._replace(pair, old.outbound, outbound_sa(pair), skipped=SKIPPED)
+
+    def find(self, sa_id: SaId) -> KernelSa | None:
+        """An SA as it is now.
+
+        Where it is gone, a packet may have made the kernel ask for it; what stands there then has
+        no keys, and knows nothing of sequence numbers.
+        """
+        sa = self._xfrm.find_sa(sa_id)
+        return sa if sa is not None and is_whole(sa) else None
 
     def lost(self, sa: SaId) -> None:
         """An SA has reached a hard limit: the kernel has deleted it."""
@@ -227,8 +238,8 @@ class KernelSas:
         Both are there for a moment, unless the kernel would take them for the same; then a packet
         that comes in between is lost.
         """
-        former = self._xfrm.find_sa(old)
-        if former is None:  # it has reached a limit, and its end is told
+        former = self.find(old)
+        if former is None:  # it has reached a limit or was deleted, which is told
             return
         if new.id == old and new.source == former.source:
             self._xfrm.update_sa(new)

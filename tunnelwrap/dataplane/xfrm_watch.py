@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
-from tunnelwrap.dataplane.xfrm_audit import Audit, compare, is_whole
+from tunnelwrap.dataplane.xfrm_audit import Audit, compare
 from tunnelwrap.dataplane.xfrm_messages import Msg
 from tunnelwrap.dataplane.xfrm_pairs import Pair
 from tunnelwrap.dataplane.xfrm_policies import Policies
 from tunnelwrap.dataplane.xfrm_sas import KernelSas
 from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, is_tagged
-from tunnelwrap.dataplane.xfrm_values import Event, EventsLost, PolicyDeleted, SaDeleted, SaId
+from tunnelwrap.dataplane.xfrm_values import Event, EventsLost, PolicyDeleted, SaDeleted
 
 PAUSE_S: Final = 0.05
 """Who deletes one thing often deletes more: it is looked at together."""
@@ -92,15 +92,11 @@ class Watch:
     def _is_strange(self, event: Event) -> bool:
         """Whether it is no deletion of our own."""
         if isinstance(event, SaDeleted):
-            return event.id in self._sas.owners and not self._has(event.id)
+            return event.id in self._sas.owners and self._sas.find(event.id) is None
         if isinstance(event, PolicyDeleted):
             policy = self._policies.there.get((event.policy.selector, event.policy.direction))
             return policy is not None and self._xfrm.find_policy(policy) is None
         return True  # we never flush
-
-    def _has(self, sa_id: SaId) -> bool:
-        sa = self._xfrm.find_sa(sa_id)
-        return sa is not None and is_whole(sa)
 
     def _look_in(self, seconds: float) -> None:
         if self._due is None:
