@@ -207,6 +207,16 @@ def test_changes_are_told_whoever_makes_them(xfrm: XfrmSocket) -> None:
     assert events[6] == PolicyDeleted(replace(OUT, priority=3))
 
 
+def test_of_the_messages_of_a_group_come_those_that_are_asked_for(xfrm: XfrmSocket) -> None:
+    with XfrmMonitor([Group.SA, Group.POLICY], [Msg.DELSA, Msg.DELPOLICY]) as monitor:
+        xfrm.add_sa(SA)
+        xfrm.delete_sa(SA.id)
+        xfrm.add_policy(OUT)
+        xfrm.delete_policy(OUT)
+        events = monitor.read()
+    assert kinds(events) == [SaDeleted, PolicyDeleted]
+
+
 def kinds(events: Iterable[Event]) -> list[type]:
     return [type(event) for event in events]
 

@@ -187,11 +187,12 @@ def test_a_migration_moves_policies_and_sas_with_their_sequence_numbers(xfrm: Xf
         xfrm.migrate(OUT, [])
     inward = replace(OUT, direction=Direction.FWD)
     back = Migration(newer, FAR, NEAR, FAR, XfrmMode.TUNNEL, reqid=7)
-    xfrm.migrate(OUT, [back], Encapsulation(4500, 14500), [inward])
-    assert xfrm.sas() == [replace(sa, encapsulation=Encapsulation(4500, 14500))]
+    further = replace(replay, outbound=3000)
+    xfrm.migrate(OUT, [back], Encapsulation(4500, 14500), (sa.id, further), [inward])
+    assert xfrm.sas() == [replace(sa, encapsulation=Encapsulation(4500, 14500), replay=further)]
     assert sorted(xfrm.policies(), key=attrgetter("direction")) == [OUT, inward]
     with pytest.raises(KernelRefused):
-        xfrm.migrate(OUT, [], None, [inward])
+        xfrm.migrate(OUT, [], None, None, [inward])
     assert sorted(xfrm.policies(), key=attrgetter("direction")) == [OUT, inward], (
         "and the next question has its own answer"
     )

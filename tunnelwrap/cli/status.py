@@ -97,7 +97,8 @@ def _kernel_lines(result: Mapping[str, object]) -> Iterator[str]:
     """What there is to say of the kernel."""
     sas, policies, differences = (_rows(result[key]) for key in ("sas", "policies", "differences"))
     verdict = "not as they should be" if differences else "as they should be"
-    yield f"in the kernel: SAs {len(sas)}, policies {len(policies)}, {verdict}"
+    counts = f"SAs {result['total_sas']}, policies {result['total_policies']}"
+    yield f"in the kernel: {counts}, {verdict}"
     yield from (f"  difference {each}" for each in differences)
     for sa in sas:
         ports = "-".join(str(port) for port in _rows(sa["udp_ports"]))

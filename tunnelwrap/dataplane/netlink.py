@@ -237,19 +237,23 @@ class XfrmSocket:
         policy: KernelPolicy,
         migrations: Sequence[Migration],
         encapsulation: Encapsulation | None = None,
+        state: tuple[SaId, Replay] | None = None,
         others: Sequence[KernelPolicy] = (),
     ) -> None:
         """Give the templates of a policy, and all SAs that they fit, other addresses.
 
         The SAs go on with their keys and sequence numbers. One to six moves; ENOPROTOOPT where the
         kernel cannot. ``encapsulation`` is what all these SAs get; None leaves them theirs.
-        ``others`` are policies that are updated in the same system call, whatever becomes of that.
+        In the same system call, whatever becomes of that, sequence numbers are set, as by
+        ``set_state``, and ``others`` are updated; the first refusal is raised.
         """
-        requests = [(Msg.MIGRATE, migrate_message(policy, migrations, encapsulation))]
-        requests += ((Msg.UPDPOLICY, policy_message(each)) for each in others)
-        *before, (kind, last) = requests
+        requests = [(Msg.MIGRATE, migrate_message(policy, migrations, encapsulation), 0)]
+        if state is not None:
+            requests.append((Msg.NEWAE, state_message(state[0], None, state[1], None), _REPLACE))
+        requests += ((Msg.UPDPOLICY, policy_message(each), 0) for each in others)
+        *before, (kind, last, flags) = requests
         operation = f"migrate {_named(policy)}"
-        _check(operation, next(self._answers(operation, kind, last, _ACK, before)))
+        _check(operation, next(self._answers(operation, kind, last, flags | _ACK, before)))
 
     # Requests
 
@@ -294,15 +298,17 @@ class XfrmSocket:
         kind: Msg,
         message: XfrmMessage,
         flags: int,
-        before: Iterable[tuple[Msg, XfrmMessage]] = (),
+        before: Iterable[tuple[Msg, XfrmMessage, int]] = (),
     ) -> Iterator[_Message]:
         """Send a request, and give its answers one by one; the caller knows which is the last.
 
         Of what is asked ``before`` it, in the same call, only a refusal is answered.
         """
         self._sequence = (self._sequence + 1) & 0xFFFF_FFFF
-        octets = [encoded(each, earlier, _REQUEST, self._sequence) for earlier, each in before]
-        octets.append(encoded(message, kind, flags | _REQUEST, self._sequence))
+        octets = [
+            encoded(each, of_kind, with_flags | _REQUEST, self._sequence)
+            for of_kind, each, with_flags in (*before, (kind, message, flags))
+        ]
         try:
             self._socket.send(b"".join(octets))
             while True:

@@ -5,9 +5,13 @@ Only what bears our tag is looked at; what others have is their affair.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS
 from tunnelwrap.dataplane.xfrm_values import Algorithms, KernelPolicy, KernelSa, SaId
+
+SHOWN: Final = 1000
+"""Of each: what is told has to fit into one answer of the control socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,13 @@ class Audit:
         ]
 
     def to_json(self, dropped: dict[str, int]) -> dict[str, object]:
-        """All of it as plain JSON, with what was dropped in words."""
+        """It as plain JSON, with what was dropped in words; of very many only the first."""
         return {
-            "sas": [_sa(each) for each in self.sas],
-            "policies": [_policy(each) for each in self.policies],
-            "differences": self.differences,
+            "total_sas": len(self.sas),
+            "total_policies": len(self.policies),
+            "sas": [_sa(each) for each in self.sas[:SHOWN]],
+            "policies": [_policy(each) for each in self.policies[:SHOWN]],
+            "differences": self.differences[:SHOWN],
             "dropped": [
                 {"counter": name, "packets": count, "meaning": _meaning(name)}
                 for name, count in dropped.items()

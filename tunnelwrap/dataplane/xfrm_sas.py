@@ -132,25 +132,21 @@ class KernelSas:
         SA. The new ones are copies. What another processor sends by the old one while it is copied
         has numbers that the new one does not know of: it leaves some out.
         """
-        if not _can_migrate(pair, new.ends):
+        former = self.find(pair.inbound), self.find(pair.outbound)
+        if not _can_migrate(pair, new.ends) or former[0] is None or former[1] is None:
             return False
         moves, encapsulation = migrations(pair, new), outbound_sa(new).encapsulation
-        former = self.find(pair.inbound), self.find(pair.outbound)
-        if former[0] is None or former[1] is None:
-            return False
+        sent = min(former[1].replay.outbound + SKIPPED, last_sequence(former[1]))
+        state = new.outbound, replace(former[1].replay, outbound=sent)
         try:
-            self._xfrm.migrate(policy, moves, encapsulation, others)
+            self._xfrm.migrate(policy, moves, encapsulation, state, others)
         except KernelRefused as error:
-            _log.debug("its SAs are replaced one by one: %s", error)
-            return False
-        for sa in (pair.inbound, pair.outbound):
-            self._disown(pair, sa)
-        pair.ends = new.ends
-        for sa in (pair.inbound, pair.outbound):
-            self._own(pair, sa)
-        if inbound_sa(pair).encapsulation != encapsulation:
-            self._xfrm.update_sa(inbound_sa(pair))
-        self._skip(outbound_sa(pair), former[1].replay)
+            there = self.find(new.outbound)
+            if there is None or there.source != new.ends.local.ip:
+                _log.debug("its SAs are replaced one by one: %s", error)
+                return False
+            _log.warning("Child SA %08x has moved, but not all of it: %s", pair.child.spi_in, error)
+        self._moved(pair, new.ends)
         return True
 
     def replace_inbound(self, pair: Pair, old: Pair) -> None:
@@ -182,6 +178,16 @@ class KernelSas:
         """Delete the SAs of a Child SA."""
         for sa in list(pair.added):
             self._drop(pair, sa)
+
+    def _moved(self, pair: Pair, ends: Ends) -> None:
+        """The SAs of a Child SA have other addresses; one of them may have ports of the other."""
+        for sa in (pair.inbound, pair.outbound):
+            self._disown(pair, sa)
+        pair.ends = ends
+        for sa in (pair.inbound, pair.outbound):
+            self._own(pair, sa)
+        if inbound_sa(pair).encapsulation != outbound_sa(pair).encapsulation:
+            self._xfrm.update_sa(inbound_sa(pair))
 
     def _fill_in(self, pair: Pair, sa: KernelSa) -> None:
         """Add an SA, in the place of what holds its SPI, if that is still there."""
@@ -226,11 +232,6 @@ class KernelSas:
             self._xfrm.update_sa(replace(sa, replay=replay))
             self._own(pair, sa.id)
         self._xfrm.set_state(sa.id, replay, usage)
-
-    def _skip(self, sa: KernelSa, former: Replay) -> None:
-        """Leave out sequence numbers that may have been used already."""
-        sent = min(former.outbound + SKIPPED, last_sequence(sa))
-        self._xfrm.set_state(sa.id, replace(former, outbound=sent))
 
     def _replace(self, pair: Pair, old: SaId, new: KernelSa, *, skipped: int = 0) -> None:
         """Put an SA with other addresses or ports in the place of one.

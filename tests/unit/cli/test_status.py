@@ -10,6 +10,8 @@ from tunnelwrap.cli.status import status
 from tunnelwrap.daemon.control import Answer, ControlServer
 
 KERNEL: Answer = {
+    "total_sas": 1,
+    "total_policies": 1,
     "sas": [
         {
             "spi": "00001000",

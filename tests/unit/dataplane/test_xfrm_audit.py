@@ -1,9 +1,11 @@
 """What the kernel has beside what it was told."""
 
+import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.daemon.control import MAX_LINE
 from tunnelwrap.dataplane.xfrm_audit import Audit, compare
 from tunnelwrap.dataplane.xfrm_values import (
     Algorithm,
@@ -79,12 +81,23 @@ def test_a_reserved_spi_is_no_difference_and_no_sa() -> None:
     assert compare([larval], [], [INBOUND.id], []).missing_sas == [INBOUND.id]
 
 
+def test_of_very_many_the_first_are_told_and_fit_into_one_answer() -> None:
+    many = [replace(INBOUND, id=SaId(NEAR, spi)) for spi in range(0x1000, 0x4000)]
+
+    told = compare(many, [], [], []).to_json({})
+
+    assert told["total_sas"] == len(many)
+    assert len(json.dumps(told)) < MAX_LINE
+
+
 def test_it_is_told_with_what_was_dropped_and_without_keys() -> None:
     sa = replace(INBOUND, usage=Usage(100, 2), failures=SaFailures(1, 2, 3))
 
     told = compare([sa], [OUT], [INBOUND.id], [OUT]).to_json({"XfrmInNoPols": 2, "congestion": 1})
 
     assert told == {
+        "total_sas": 1,
+        "total_policies": 1,
         "sas": [
             {
                 "spi": "00001000",
