@@ -35,8 +35,9 @@ from tests.unit.demux.gateway import (
 from tests.unit.wire.samples import load
 from tests.unit.wire.test_tls import alpn, extension, message, records, server_name
 from tunnelwrap.demux.forward import Forwarder
-from tunnelwrap.demux.listener import Limits, server_context
+from tunnelwrap.demux.listener import Limits
 from tunnelwrap.demux.routing import Backend, Route, Routing
+from tunnelwrap.demux.shown import server_context
 from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.path import Carrier, SocketAddress
 from tunnelwrap.wire.proxy import Ends

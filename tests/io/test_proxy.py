@@ -24,8 +24,9 @@ from tests.unit.demux.gateway import (
     write_identity,
 )
 from tests.unit.wire.test_proxy import SIGNATURE, TCP4
-from tunnelwrap.demux.listener import Limits, server_context
+from tunnelwrap.demux.listener import Limits
 from tunnelwrap.demux.routing import Backend, Route, Routing
+from tunnelwrap.demux.shown import server_context
 from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.path import Carrier, SocketAddress
 

@@ -37,9 +37,10 @@ from tests.unit.demux.gateway import (
     open_client,
     write_identity,
 )
-from tunnelwrap.demux.decoy import MAX_REQUESTS
-from tunnelwrap.demux.listener import Limits, server_context
+from tunnelwrap.demux.listener import Limits
 from tunnelwrap.demux.routing import Routing
+from tunnelwrap.demux.shown import server_context
+from tunnelwrap.demux.web import MAX_REQUESTS
 from tunnelwrap.errors import ConnectFailed, PathClosed, StreamCorrupt
 from tunnelwrap.path import Carrier, SocketAddress
 from tunnelwrap.transport.dial import open_tls, tls_context

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from pydantic import AfterValidator, PlainValidator
 
 from tunnelwrap.auth.certificate import identity_is_bound
@@ -21,6 +26,7 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.signature import PrivateKey
 from tunnelwrap.crypto.x509 import load_certificates, load_private_key, names_of
 from tunnelwrap.errors import ConfigError
+from tunnelwrap.wire.prelude import is_word
 
 HIDDEN: Final = "(hidden)"
 """What is printed in place of a secret."""
@@ -42,6 +48,11 @@ class Certificates:
         subjects = "; ".join(each.subject.rfc4514_string() for each in self.certificates)
         return str(self.file) if self.file else f"(in this file: {subjects})"
 
+    @property
+    def pem(self) -> str:
+        """All of them in PEM."""
+        return "".join(each.public_bytes(Encoding.PEM).decode() for each in self.certificates)
+
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -54,6 +65,12 @@ class SigningKey:
     def shown(self) -> str:
         """The file, or that there is something to hide."""
         return str(self.file) if self.file else HIDDEN
+
+    @property
+    def pem(self) -> Secret:
+        """The key in PEM."""
+        form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        return Secret(self.key.private_bytes(*form))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +91,14 @@ class SecretPath:
     """Where on the web server a WebSocket can be had."""
 
     path: str = field(repr=False)
+    shown: str = HIDDEN
+
+
+@dataclass(frozen=True, slots=True)
+class SecretWord:
+    """What a client says in TLS before its stream."""
+
+    text: str = field(repr=False)
     shown: str = HIDDEN
 
 
@@ -151,6 +176,12 @@ def _secret_path(value: object) -> SecretPath:
     return SecretPath(value)
 
 
+def _secret_word(value: object) -> SecretWord:
+    if not isinstance(value, str) or not is_word(value):
+        raise wrong("a word that nobody guesses, of 16 to 64 capitals, such as OHBAEPHEIWAHCHAI")
+    return SecretWord(value)
+
+
 def _account_key(value: object) -> AccountKey:
     if not isinstance(value, str) or not _BASE64URL.fullmatch(value):
         raise wrong("the key of the external account, in base64url as the operator gave it")
@@ -175,6 +206,7 @@ OwnKey = Annotated[SigningKey, PlainValidator(_signing_key)]
 Psk = Annotated[PresharedKey, PlainValidator(_preshared_key)]
 PskFile = Annotated[PresharedKey, PlainValidator(_preshared_key_file)]
 ExternalKey = Annotated[AccountKey, PlainValidator(_account_key)]
+Word = Annotated[SecretWord, PlainValidator(_secret_word)]
 WebPath = Annotated[SecretPath, PlainValidator(_secret_path)]
 PskVariable = Annotated[PresharedKey, PlainValidator(_preshared_key_variable)]
 

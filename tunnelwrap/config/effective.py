@@ -11,6 +11,7 @@ from tunnelwrap.config.credentials import (
     Certificates,
     PresharedKey,
     SecretPath,
+    SecretWord,
     SigningKey,
 )
 from tunnelwrap.config.fields import DYNAMIC
@@ -69,7 +70,14 @@ def _value(value: object) -> str:
             return f"{value:.15g}"
         case tuple():
             return f"[{', '.join(_value(each) for each in value)}]"
-        case AccountKey() | Certificates() | SigningKey() | PresharedKey() | SecretPath():
+        case (
+            AccountKey()
+            | Certificates()
+            | SigningKey()
+            | PresharedKey()
+            | SecretPath()
+            | SecretWord()
+        ):
             return toml_text(value.shown)
         case Carrier():
             return toml_text(value.value)

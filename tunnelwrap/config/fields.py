@@ -19,7 +19,16 @@ from ipaddress import (
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Strict, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    Strict,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 from tunnelwrap.auth.identity import Identity, IdentityPattern
@@ -84,6 +93,14 @@ def file_of(value: object, info: Info, expected: str) -> Path:
     if not text.isprintable():  # no use in a name, and perhaps the key itself
         raise wrong(expected, "there are control characters in it")
     return context_of(info).directory / text
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
+    )
 
 
 # --- names, addresses, networks --------------------------------------------------------------
@@ -215,6 +232,36 @@ def _path(value: object, info: Info) -> Path:
     return file_of(value, info, "a file name")
 
 
+def _directory(value: object, info: Info) -> Path:
+    expected = "the name of a directory that exists"
+    path = file_of(value, info, expected)
+    if not path.is_dir():
+        raise wrong(expected, f"{path} is none")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class WebServer:
+    """A web server, and whether it speaks TLS."""
+
+    backend: Backend
+    is_tls: bool
+
+    def __str__(self) -> str:
+        return f"{'https' if self.is_tls else 'http'}://{self.backend}"
+
+
+def _web_server(value: object) -> WebServer:
+    expected = "http://HOST:PORT or https://HOST:PORT, such as https://127.0.0.1:8443"
+    scheme, mark, place = text_of(value, expected).removesuffix("/").partition("://")
+    if not mark or scheme not in ("http", "https"):
+        raise wrong(expected)
+    try:
+        return WebServer(_backend(place), scheme == "https")
+    except PydanticCustomError:
+        raise wrong(expected) from None
+
+
 Host = Annotated[str, PlainValidator(_host)]
 Address = Annotated[IPv4Address | IPv6Address, PlainValidator(_address)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
@@ -228,6 +275,8 @@ ProtocolName = Annotated[str, PlainValidator(_protocol)]
 HttpsUrl = Annotated[str, PlainValidator(_https_url)]
 MailAddress = Annotated[str, PlainValidator(_mail_address)]
 FileName = Annotated[Path, PlainValidator(_path)]
+Directory = Annotated[Path, PlainValidator(_directory)]
+SiteAddress = Annotated[WebServer, PlainValidator(_web_server)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 # --- texts that other modules parse ----------------------------------------------------------

@@ -35,6 +35,7 @@ from tunnelwrap.config.fields import (
     Host,
     Many,
     Network,
+    Section,
     is_address,
     wrong,
 )
@@ -45,7 +46,6 @@ from tunnelwrap.config.model import (
     Gateway,
     GatewayConnection,
     GatewayFile,
-    Section,
     Tls,
     check_networks,
 )
@@ -344,7 +344,7 @@ def _client_text(client: _Client) -> str:
 #     tunnelwrap connect {_CLIENT}
 
 [client]
-{_reach(client)}
+{_reach(client)}{_gate(client.gateway)}
 [connection]
 requests_ipv4 = {str(_of_version(client.networks, 4)).lower()}
 requests_ipv6 = {str(_of_version(client.networks, 6)).lower()}
@@ -381,6 +381,16 @@ def _reach(client: _Client) -> str:
     if gateway.tls and _issuer(gateway.tls) == client.authority.certificate.subject:
         entries["tls_ca"] = _inline(client.authority.certificate_pem)
     return "".join(f"{key} = {value}\n" for key, value in entries.items())
+
+
+def _gate(gateway: Gateway) -> str:
+    """The table with what is to be shown in TLS; a certificate for it is made by its authority."""
+    gate = gateway.gate
+    if gate is None or gate.client_ca is not None:
+        return ""
+    shown = {"word": gate.word and gate.word.text, "path": gate.path and gate.path.path}
+    lines = [f"{key} = {toml_text(text)}\n" for key, text in shown.items() if text]
+    return f"\n[client.gate]\n{''.join(lines)}"
 
 
 def _has_web_server(gateway: Gateway) -> bool:

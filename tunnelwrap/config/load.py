@@ -30,7 +30,7 @@ _ROLES: Final[dict[str, type[File]]] = {
     "wrap": WrapFile,
 }
 _STATELESS: Final = frozenset({"relay"})
-_SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path", "eab_key"})
+_SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path", "eab_key", "word"})
 _EXPECTED: Final = {
     "string_type": "a text in quotes",
     "int_type": "a whole number",

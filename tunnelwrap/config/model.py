@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import combinations
 from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from tunnelwrap.auth.identity import NOBODY, Identity
 from tunnelwrap.config.credentials import (
@@ -44,12 +44,14 @@ from tunnelwrap.config.fields import (
     Port,
     PpkName,
     ProtocolName,
+    Section,
     Selectors,
     ServerName,
     Some,
     is_address,
     wrong,
 )
+from tunnelwrap.config.site import Cover, Gate, ShownAtGate
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
 from tunnelwrap.demux.listener import Limits as StreamLimits
 from tunnelwrap.demux.routing import Backend, Routing
@@ -93,14 +95,6 @@ def hard_after(values: Mapping[str, object]) -> float:
 def esp_unless_ah(values: Mapping[str, object]) -> tuple[str, ...] | None:
     """What is offered where nothing is said of ESP: nothing of it beside AH."""
     return None if values["ah"] else DEFAULT_ESP
-
-
-class Section(BaseModel):
-    """A table of the file."""
-
-    model_config = ConfigDict(
-        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True
-    )
 
 
 # --- both roles ------------------------------------------------------------------------------
@@ -342,6 +336,8 @@ class StreamPorts(Section):
     tcp_ports: Many[Port] = (4500,)
     tls_ports: Many[Port] = (443,)
     tls: Tls | None = None
+    cover: Cover | None = None
+    gate: Gate | None = None
     websocket: WebSocket | None = None
     routes: Many[ForwardingRoute] = ()
     route_silence_s: Annotated[float, Field(gt=0, lt=_STREAMS.deadline_s)] = _ROUTING.silence_s
@@ -389,6 +385,16 @@ class StreamPorts(Section):
             if self._is_own(route.backend):
                 expected = f"another backend than the {self.TABLE} itself"
                 raise wrong(expected, f"backend of {where}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_site_of_its_own(self) -> Self:
+        server = self.cover.proxy if self.cover else None
+        if server is not None and self._is_own(server.backend):
+            raise wrong(f"another server for cover.proxy than the {self.TABLE} itself")
+        paths = self.websocket and self.gate and self.gate.path
+        if paths and self.websocket and paths == self.websocket.path:
+            raise wrong("other paths in gate than in websocket", "it is the same one")
         return self
 
     def _is_own(self, backend: Backend) -> bool:
@@ -478,7 +484,7 @@ class GatewayFile(Section):
     """The configuration of ``tunnelwrap serve``."""
 
     gateway: Gateway = Field(description="a table with the gateway's name")
-    pools: dict[str, Pool] = {}
+    pools: dict[str, Pool] = Field(default_factory=dict)
     connections: Annotated[dict[str, GatewayConnection], Field(min_length=1)] = Field(
         description="a table [connections.NAME] for each kind of client"
     )
@@ -511,6 +517,7 @@ class Reach(Section):
     gateway: Host = Field(description="host name or address of the gateway")
     server_name: Host | None = None
     websocket_path: WebPath | None = None
+    gate: ShownAtGate | None = None
     carriers: Some[CarrierName] = Field(default_factory=carriers_with)
     udp_ike_port: Port = 500
     udp_nat_port: Port = 4500

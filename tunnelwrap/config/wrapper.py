@@ -5,8 +5,17 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from tunnelwrap.config.fields import Address, DeviceName, FileName, Many, Network, Port, wrong
-from tunnelwrap.config.model import Positive, Reach, Section, StreamPorts
+from tunnelwrap.config.fields import (
+    Address,
+    DeviceName,
+    FileName,
+    Many,
+    Network,
+    Port,
+    Section,
+    wrong,
+)
+from tunnelwrap.config.model import Positive, Reach, StreamPorts
 from tunnelwrap.path import IpAddress
 
 Count = Annotated[int, Field(ge=1)]

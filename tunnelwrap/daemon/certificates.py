@@ -26,8 +26,7 @@ from cryptography import x509
 from tunnelwrap.config.model import Acme, Gateway, StreamPorts
 from tunnelwrap.crypto.x509 import load_certificates, names_server, server_names
 from tunnelwrap.demux.http_proof import proving
-from tunnelwrap.demux.listener import server_context
-from tunnelwrap.demux.shown import Shown, proof_context
+from tunnelwrap.demux.shown import Shown, proof_context, server_context
 from tunnelwrap.errors import CertificateError, ConfigError, StoreError, TransportError
 from tunnelwrap.store.secret_file import write_private
 
@@ -68,10 +67,11 @@ class Keeper(ABC):
         host: the name that clients connect to.
         source: from where the certificate is, in a word.
         times: when it does what.
+        client_ca: in PEM, who certifies clients that may show a certificate.
     """
 
-    def __init__(self, host: str, source: str, times: Times) -> None:
-        self.shown = Shown()
+    def __init__(self, host: str, source: str, times: Times, client_ca: str | None = None) -> None:
+        self.shown = Shown(client_ca=client_ca)
         self._host, self._source, self._times = host, source, times
         self._certificate: x509.Certificate | None = None
         self._problem = ""
@@ -144,12 +144,15 @@ def keeper_of(own: StreamPorts, times: Times = _TIMES) -> Keeper | None:
     """
     if not own.tls_ports:
         return None
+    ca = own.gate.client_ca if own.gate else None
+    client_ca = ca.pem if ca else None
     if isinstance(own, Gateway) and own.acme is not None:
-        return AcmeKeeper(own, own.acme, times)
+        return AcmeKeeper(own, own.acme, times, client_ca)
     assert own.tls is not None  # the model checked it, and this
     assert own.tls.certificate.file is not None
     assert own.tls.key.file is not None
-    return FileKeeper(own.name, own.tls.certificate.file, own.tls.key.file, times)
+    files = own.tls.certificate.file, own.tls.key.file
+    return FileKeeper(own.name, *files, times, client_ca)
 
 
 # --- of one's own ----------------------------------------------------------------------------
@@ -163,15 +166,21 @@ class FileKeeper(Keeper):
         certificate_file: with its chain.
         key_file: its key.
         times: when it looks.
+        client_ca: as above.
 
     Raises:
         ConfigError: they will not do now.
     """
 
     def __init__(
-        self, host: str, certificate_file: Path, key_file: Path, times: Times = _TIMES
+        self,
+        host: str,
+        certificate_file: Path,
+        key_file: Path,
+        times: Times = _TIMES,
+        client_ca: str | None = None,
     ) -> None:
-        super().__init__(host, "files", times)
+        super().__init__(host, "files", times, client_ca)
         self._files = certificate_file, key_file
         self._seen = self._state()
         self._show(*self._files)
@@ -214,10 +223,17 @@ class AcmeKeeper(Keeper):
         gateway: for whom.
         settings: from whom.
         times: when it looks, and tries again.
+        client_ca: as above.
     """
 
-    def __init__(self, gateway: Gateway, settings: Acme, times: Times = _TIMES) -> None:
-        super().__init__(gateway.name, "acme", times)
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: Acme,
+        times: Times = _TIMES,
+        client_ca: str | None = None,
+    ) -> None:
+        super().__init__(gateway.name, "acme", times, client_ca)
         self._settings, self._names, self._listen = settings, gateway.certified, gateway.listen
         place = re.sub(r"[^A-Za-z0-9.-]+", "_", settings.directory.removeprefix("https://"))
         folder = gateway.state_directory / "acme" / place

@@ -7,10 +7,12 @@ from importlib import import_module
 
 from tunnelwrap.config.compose import routing, stream_limits
 from tunnelwrap.config.model import StreamPorts
+from tunnelwrap.daemon.site import site_behind_proxy, site_of
 from tunnelwrap.demux.given import given_sockets
 from tunnelwrap.demux.listener import Listener, OnStream, Site
 from tunnelwrap.demux.routing import Routing
 from tunnelwrap.demux.shown import Shown
+from tunnelwrap.demux.web import DEFAULT_TIMES
 from tunnelwrap.path import IpAddress
 
 
@@ -31,7 +33,9 @@ def stream_listeners(
     allowed = stream_limits(own, descriptors)
     with given_sockets() as given:
         for addresses, port, site, to in _ports(own, shown):
-            yield Listener(given.take(port) or addresses, port, on_stream, site, allowed, to)
+            # Who is to be taken for a visitor of a web site has the time of one.
+            limits = replace(allowed, deadline_s=DEFAULT_TIMES.head_s) if site else allowed
+            yield Listener(given.take(port) or addresses, port, on_stream, site, limits, to)
 
 
 def names_of_ports(own: StreamPorts) -> list[str]:
@@ -55,13 +59,13 @@ def _ports(
 ) -> Iterator[tuple[Sequence[IpAddress], int, Site | None, Routing]]:
     """Where they are, what there is to see, and who is sent on from there."""
     routes = routing(own)
-    secret_path = own.websocket.path.path.encode() if own.websocket else None
+    site = site_of(own, shown)
     for port in own.tcp_ports:
         yield own.listen, port, None, routes
     for port in own.tls_ports:
-        yield own.listen, port, Site(shown, secret_path), routes
+        yield own.listen, port, site, routes
     if own.websocket is not None:
         import_module("tunnelwrap.transport.websocket")  # it takes long: not when one comes
         nobody = replace(routes, routes=())  # the reverse proxy knows who is for whom
         for port in own.websocket.ports:
-            yield own.websocket.listen, port, Site(None, secret_path), nobody
+            yield own.websocket.listen, port, site_behind_proxy(own), nobody

@@ -4,17 +4,27 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
-
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tunnelwrap.config.model import Reach
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.path import Path as NetworkPath
+from tunnelwrap.store.secret_file import write_private
 from tunnelwrap.transport import BatchCallback, ClosedCallback
-from tunnelwrap.transport.dial import DELAYS_S, Rung, open_tcp, open_tls, tls_context
+from tunnelwrap.transport.dial import (
+    DELAYS_S,
+    Rung,
+    open_tcp,
+    open_tls,
+    tls_context,
+)
+from tunnelwrap.transport.sockets import completed
 from tunnelwrap.transport.stream import StreamTransport
+from tunnelwrap.wire.prelude import request_of
+from tunnelwrap.wire.websocket import authority
 
 SECOND_ADDRESS_S: Final = 0.25  # head start of a gateway's first address before its second
 
@@ -32,7 +42,10 @@ class Dialler:
         self, settings: Reach, tls_keylog: Path | None, loop: asyncio.AbstractEventLoop
     ) -> None:
         self._settings = settings
-        self._tls = tls_context(_authorities(settings), tls_keylog)
+        self._tls = tls_context(settings.tls_ca.pem if settings.tls_ca else None, tls_keylog)
+        if settings.gate and settings.gate.certificate and settings.gate.key:
+            own = settings.gate.certificate.pem.encode() + settings.gate.key.pem.reveal()
+            _show_certificate(self._tls, own)
         self._loop = loop
         self._stream_ids = 0
 
@@ -78,6 +91,7 @@ class Dialler:
             return await open_tcp(rung.address), b""
         tls = await open_tls(rung.address, server_name, self._tls, session=session)
         if rung.carrier is Carrier.TLS:
+            await self._pass_gate(tls, server_name, rung.address.port)
             return tls, b""
         # Not above: it takes long to load, and most never need it.
         from tunnelwrap.transport.websocket import open_websocket  # noqa: PLC0415
@@ -91,10 +105,20 @@ class Dialler:
         ports = {Carrier.UDP: settings.udp_ike_port, Carrier.TCP: settings.tcp_port}
         return ports.get(carrier, settings.tls_port)
 
+    async def _pass_gate(self, tls: ssl.SSLSocket, server_name: str, port: int) -> None:
+        """Say what the gateway wants to hear before the stream; it answers nothing."""
+        gate = self._settings.gate
+        shown = b""
+        if gate is not None and gate.word is not None:
+            shown = gate.word.text.encode()
+        elif gate is not None and gate.path is not None:
+            shown = request_of(gate.path.path, authority(server_name, port))
+        if shown:  # a new connection has room for that
+            await completed(tls, partial(tls.send, shown))
 
-def _authorities(settings: Reach) -> str | None:
-    """The authorities that may certify the gateway's TLS: ours in PEM, or None for the system's."""
-    ca = settings.tls_ca
-    if ca is None:
-        return None
-    return "".join(each.public_bytes(Encoding.PEM).decode() for each in ca.certificates)
+
+def _show_certificate(context: ssl.SSLContext, pem: bytes) -> None:
+    with TemporaryDirectory() as folder:  # OpenSSL takes no other than files
+        file = Path(folder) / "own.pem"
+        write_private(file, pem)
+        context.load_cert_chain(file)

@@ -14,6 +14,7 @@ from tunnelwrap.daemon.certificates import keeper_of
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.lanes import Lane, Lanes, Limits
 from tunnelwrap.daemon.ports import names_of_ports, stream_listeners, take_all_descriptors
+from tunnelwrap.daemon.site import check_site
 from tunnelwrap.demux.listener import Listener
 from tunnelwrap.path import SocketAddress
 
@@ -74,6 +75,7 @@ class Relay:
                 for listener in self._listeners:
                     tasks.create_task(listener.run())
                 lasting = [tasks.create_task(self._reap())]
+                lasting.append(tasks.create_task(check_site(self._settings)))
                 if self._keeper is not None:
                     lasting.append(tasks.create_task(self._keeper.run()))
                 logger.info("ready: %s", self._description())

@@ -27,6 +27,7 @@ from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.ports import names_of_ports, stream_listeners, take_all_descriptors
 from tunnelwrap.daemon.recording import Recorder
+from tunnelwrap.daemon.site import check_site
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener
@@ -152,6 +153,7 @@ class Server:
                 for listener in self._streams:
                     tasks.create_task(listener.run())
                 lasting = [tasks.create_task(self._reap())]
+                lasting.append(tasks.create_task(check_site(self._file.gateway)))
                 if self._keeper is not None:
                     lasting.append(tasks.create_task(self._keeper.run()))
                 logger.info("%s", self._plane)

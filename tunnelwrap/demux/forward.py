@@ -1,22 +1,19 @@
 """Sends strangers on to the servers behind us that they are for."""
 
-import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Final
 
+from tunnelwrap.demux.connection import Connection
+from tunnelwrap.demux.dialling import Dialler
 from tunnelwrap.demux.peek import first_of, hello_of, is_silent, peek
-from tunnelwrap.demux.relay import Relay, dial
+from tunnelwrap.demux.relay import Relay
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.errors import Malformed
-from tunnelwrap.transport.sockets import reason_of
-from tunnelwrap.wire.proxy import MAX_HEADER, Ends, decode_header, encode_v1, encode_v2
+from tunnelwrap.wire.proxy import MAX_HEADER, Ends, decode_header
 
 logger = logging.getLogger(__name__)
-
-_ANSWER_S: Final = 5.0  # how long a server behind us may take to accept a connection
 
 Tell = Callable[[str], None]
 """Counts a fact about one stranger."""
@@ -31,7 +28,7 @@ class Forwarder:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._unreachable: set[Backend] = set()
+        self._dialler = Dialler()
 
     async def introduced(self, sock: socket.socket, ends: Ends) -> Ends:
         """Whose connection it is: if it comes from a proxy, the one whom that speaks for.
@@ -89,31 +86,12 @@ class Forwarder:
 
     async def forward(self, near: socket.socket, ends: Ends, backend: Backend, tell: Tell) -> bool:
         """Go between until the end, and tell whether it was one in good order."""
-        far = await self._dial(backend, ends)
+        far = await self._dialler.dial(backend, ends)
         if far is None:
             tell("unreachable")
             return True
         tell(f"to {backend}")
-        with far:
-            relay = Relay(near, far, self._routing.idle_s)
+        with far.sock:
+            relay = Relay(Connection(near), far, self._routing.idle_s)
             await relay.run()
         return not relay.is_broken
-
-    async def _dial(self, backend: Backend, ends: Ends) -> socket.socket | None:
-        """A connection to the server; the log tells once that it fails and once that it is back."""
-        greeting = b""
-        if backend.send_proxy is not None:
-            greeting = (encode_v1 if backend.send_proxy == "v1" else encode_v2)(ends)
-        try:
-            async with asyncio.timeout(_ANSWER_S):
-                far = await dial(backend, greeting)
-        except OSError as error:
-            log = logger.debug if backend in self._unreachable else logger.warning
-            reason = reason_of(error) or "no answer"
-            log("%s behind us cannot be reached: %s", backend, reason)
-            self._unreachable.add(backend)
-            return None
-        if backend in self._unreachable:
-            logger.info("%s behind us can be reached again", backend)
-            self._unreachable.discard(backend)
-        return far

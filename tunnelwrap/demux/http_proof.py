@@ -1,18 +1,19 @@
 """A small web server that proves to an ACME server that a name is ours. RFC 8555 §8.3."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Final
 
-from tunnelwrap.demux.decoy import MAX_HEAD, answer_to
+from tunnelwrap.demux.pages import Found, OnePage, Page
+from tunnelwrap.demux.web import Times, Web
 from tunnelwrap.errors import TransportError
 from tunnelwrap.path import IpAddress
 
 _PLACE: Final = b"/.well-known/acme-challenge/"
-_DEADLINE_S: Final = 10.0
-_END_OF_HEAD: Final = b"\r\n\r\n"
+_CHUNK: Final = 1 << 14
+_TIMES: Final = Times(*[10.0] * 5)
 
 
 @asynccontextmanager
@@ -24,10 +25,11 @@ async def proving(
     Raises:
         TransportError: the port cannot be had.
     """
-    answer = partial(_serve, {token.encode(): text.encode() for token, text in proofs.items()})
+    texts = {_PLACE + token.encode(): text.encode() for token, text in proofs.items()}
+    answer = partial(_serve, Web(_Proofs(texts), times=_TIMES, requests=1))
     hosts = [str(address) for address in addresses]
     try:
-        server = await asyncio.start_server(answer, hosts, port, limit=MAX_HEAD)
+        server = await asyncio.start_server(answer, hosts, port)
     except OSError as error:
         raise TransportError(f"cannot listen on TCP port {port}: {error.strerror}") from error
     try:
@@ -36,25 +38,35 @@ async def proving(
         server.close()
 
 
-async def _serve(
-    proofs: Mapping[bytes, bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """One request."""
-    with suppress(OSError, EOFError, asyncio.LimitOverrunError):
-        async with asyncio.timeout(_DEADLINE_S):
-            head = await reader.readuntil(_END_OF_HEAD)
-            writer.write(_answer(proofs, head.removesuffix(_END_OF_HEAD)))
-            await writer.drain()
+class _Proofs(OnePage):
+    """The proofs by their paths, and the page that there is anyway."""
+
+    def __init__(self, texts: Mapping[bytes, bytes]) -> None:
+        self._texts = texts
+
+    @contextmanager
+    def open(self, path: bytes) -> Iterator[Found]:
+        text = self._texts.get(path)
+        if text is not None:
+            yield Page("application/octet-stream", len(text), 0, octets=text)
+            return
+        with super().open(path) as found:
+            yield found
+
+
+class _Visitor:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def receive(self) -> bytes:
+        return await self._reader.read(_CHUNK)
+
+    async def send(self, octets: bytes) -> None:
+        self._writer.write(octets)
+        await self._writer.drain()
+
+
+async def _serve(web: Web, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        await web.serve(_Visitor(reader, writer), b"")
     writer.close()
-
-
-def _answer(proofs: Mapping[bytes, bytes], head: bytes) -> bytes:
-    method, _, rest = head.partition(b" ")
-    target = rest.partition(b" ")[0]
-    proof = proofs.get(target.removeprefix(_PLACE)) if target.startswith(_PLACE) else None
-    if method != b"GET" or proof is None:
-        return answer_to(head, is_last=True).encode()
-    return (
-        b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n"
-        b"Content-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(proof), proof)
-    )

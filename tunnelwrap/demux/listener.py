@@ -5,9 +5,10 @@ In order, for each connection:
 2. ``_admit``    limits, in all and for each origin
 3. ``_meet``     believe a proxy whom it speaks for
 4. ``_forward``  who is for a server behind us is sent on unread; only where there are routes
-5. ``_judge``    peek; if it is TLS do the handshake and read inside; all before the deadline
-6. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the decoy
-7. ``_leave``    whatever happened: close what was not handed over, give back the place
+5. ``_judge``    peek; if it is TLS do the handshake; all before the deadline
+6. ``_welcome``  an IKE stream goes to its owner, with every octet; strangers to the web site
+7. ``_open``     in TLS, find out which of both it is, if that can be known soon
+8. ``_leave``    whatever happened: close what was not handed over, give back the place
 
 Owns: the listening sockets, and every connection until it is handed over.
 """
@@ -17,21 +18,24 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path as FilePath
 from typing import Final
 
-from tunnelwrap.demux.decoy import BAD_REQUEST, Upgrade, refuse_plain_http, serve
+from tunnelwrap.demux.binding import bind_all
+from tunnelwrap.demux.cover import Cover, OwnSite
 from tunnelwrap.demux.forward import Forwarder
+from tunnelwrap.demux.opening import Kind, Opening, Secrets
+from tunnelwrap.demux.pages import OnePage
 from tunnelwrap.demux.places import Places
 from tunnelwrap.demux.routing import Backend, Routing
-from tunnelwrap.demux.shown import Shown, bare_context
-from tunnelwrap.demux.sniff import Verdict
+from tunnelwrap.demux.shown import Shown
+from tunnelwrap.demux.sniff import Verdict, sniff
 from tunnelwrap.demux.stranger import Stranger
-from tunnelwrap.errors import ConfigError, Malformed, TransportError
+from tunnelwrap.demux.web import End, Upgrade
+from tunnelwrap.errors import Malformed, TransportError
 from tunnelwrap.path import Carrier, IpAddress, Path, SocketAddress
 from tunnelwrap.wire.proxy import Ends
 
@@ -49,7 +53,6 @@ TransportError that there is no room for it.
 """
 
 _TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
-_BACKLOG: Final = 1024
 _BATCH: Final = 64
 _FORWARDED: Final = 100  # octets of what a proxy says, in the log
 _MIN_PAUSE_S: Final = 0.1
@@ -62,7 +65,7 @@ class Limits:
 
     strangers: int = 1000
     strangers_per_origin: int = 64  # an IPv4 address, or an IPv6 network of 64 bits
-    deadline_s: float = 10.0  # from accept to verdict; of the decoy, for each request
+    deadline_s: float = 10.0  # from accept to verdict; in TLS, to the end of the handshake
     forwarded: int = 4096  # to servers behind us
     forwarded_per_origin: int = 256
 
@@ -74,46 +77,19 @@ class Site:
     Args:
         shown: what is shown in TLS. Without it HTTP is spoken without TLS, with a reverse proxy,
             whose business TLS is then.
-        secret_path: where IKE streams can be had in a WebSocket; none: nowhere.
+        cover: what there is to see.
+        secrets: what can be had by who knows.
+        patience_s: how long nothing may come in TLS until the visitor is the site's.
     """
 
     shown: Shown | None = None
-    secret_path: bytes | None = field(default=None, repr=False)
+    cover: Cover = field(default_factory=lambda: OwnSite(OnePage()))
+    secrets: Secrets = field(default_factory=Secrets)
+    patience_s: float = 3.0
 
 
 _DEFAULT_LIMITS: Final = Limits()
 _NO_ROUTES: Final = Routing()
-
-
-def server_context(certificate_file: FilePath, key_file: FilePath) -> ssl.SSLContext:
-    """How the gateway speaks TLS: like a web server, by RFC 9325, and without client certificates.
-
-    RFC 9329 appendix B.1 advises against the latter.
-
-    Raises:
-        ConfigError: a file cannot be read, or both together do not serve.
-    """
-    problems = [text for file in (certificate_file, key_file) if (text := _unreadable(file))]
-    if problems:
-        raise ConfigError(problems)
-    context = bare_context()
-    try:
-        # A password, lest OpenSSL ask the terminal for that of an encrypted key.
-        context.load_cert_chain(certificate_file, key_file, password="")
-    except ssl.SSLError as error:
-        # OpenSSL names the reason where both can be read; else it says only "PEM lib".
-        reason = (error.reason or "").replace("_", " ").lower()
-        reason = reason or "no certificate and unencrypted private key in PEM"
-        raise ConfigError([f"{certificate_file} with {key_file}: {reason}"]) from error
-    return context
-
-
-def _unreadable(file: FilePath) -> str | None:
-    try:
-        file.read_bytes()
-    except OSError as error:
-        return f"{file}: {error.strerror}"
-    return None
 
 
 class Listener:
@@ -162,7 +138,7 @@ class Listener:
         self._routing = routing
         self._forwarder = Forwarder(routing)
         self._reserve: socket.socket | None = None
-        self._sockets = _bind_all(addresses, port)
+        self._sockets = bind_all(addresses, port)
         self._ports = tuple(int(each.getsockname()[1]) for each in self._sockets)
         self.counters: Counter[str] = Counter()
 
@@ -279,11 +255,11 @@ class Listener:
                 await self._forward(stranger, backend)
                 return
             async with asyncio.timeout_at(deadline):
-                judged = await self._judge(stranger)
-            if judged is None:
+                verdict = await self._judge(stranger)
+            if verdict is None:
                 await stranger.finish()
             else:
-                await self._welcome(stranger, *judged)
+                await self._welcome(stranger, verdict)
         except Malformed:
             self._count(stranger, "proxy_refused")
         except TransportError:
@@ -318,34 +294,81 @@ class Listener:
         if await self._forwarder.forward(stranger.sock, stranger.ends, backend, tell):
             await stranger.finish()
 
-    async def _judge(self, stranger: Stranger) -> tuple[Verdict, bytes] | None:
-        """What it is, and what had to be read to know; None: it has seen a proof, and is done."""
+    async def _judge(self, stranger: Stranger) -> Verdict | None:
+        """What it begins with, in TLS if it is that; None: it has seen a proof, and is done."""
         verdict = await stranger.peek()
-        if verdict is not Verdict.TLS or self._shown is None:
-            return verdict, b""
+        if self._shown is None or not stranger.means_tls():
+            return verdict
         self._count(stranger, "tls")
-        proof = await self._shown.proof_for(stranger.sock)
-        await stranger.begin_tls(proof or self._shown.context)
+        await stranger.read_hello()
+        proof = self._shown.proof_for(stranger.hello)
+        await stranger.begin_tls(proof or self._shown.context_for(stranger.hello))
         if proof is not None:
             self._count(stranger, "acme")
             return None
-        return await stranger.read()
+        return Verdict.TLS
 
-    async def _welcome(self, stranger: Stranger, verdict: Verdict, received: bytes) -> None:
-        if verdict is Verdict.IKE_STREAM:
-            self._hand_over(stranger, received)
-            return
-        is_tls_in_tls = verdict is Verdict.TLS and stranger.carrier is Carrier.TLS
-        self._count(stranger, "other" if is_tls_in_tls else verdict.value)
-        if self._site is None:
-            return
-        upgrade = None
-        with suppress(OSError):
-            upgrade = await self._turn_away(stranger, verdict, received, self._site.secret_path)
-        if upgrade is not None:
-            self._hand_over_websocket(stranger, upgrade)
+    async def _welcome(self, stranger: Stranger, verdict: Verdict) -> None:
+        site = self._site
+        if stranger.is_tls and site is not None:
+            await self._open(stranger, site)
+        elif verdict is Verdict.IKE_STREAM and (site is None or site.secrets.gate is None):
+            self._hand_over(stranger, b"")
         else:
-            await stranger.finish()
+            self._count(stranger, verdict.value)
+            if site is not None:
+                await self._part(stranger, self._without_tls(stranger, site))
+            else:
+                await stranger.finish()
+
+    async def _open(self, stranger: Stranger, site: Site) -> None:
+        """In TLS: who opens nothing that is ours is the site's, which is ready from the start."""
+        async with site.cover.beside(stranger) as host:
+            opening = await self._opening(stranger, site)
+            if opening.kind is Kind.STREAM:
+                self._hand_over(stranger, opening.received)
+                return
+            is_web = opening.answer or sniff(opening.received) is Verdict.HTTP
+            self._count(stranger, Verdict.HTTP.value if is_web else Verdict.OTHER.value)
+            if opening.kind is Kind.WEBSOCKET:
+                await stranger.send(opening.answer)
+                stranger.carrier = Carrier.WEBSOCKET
+                self._hand_over(stranger, opening.received)
+                return
+            await self._part(stranger, host(opening.received))
+
+    async def _opening(self, stranger: Stranger, site: Site) -> Opening:
+        """What it opens; nobody is kept from the site for long, lest its clock be noticed."""
+        received, secrets = b"", site.secrets
+        has_certificate = stranger.has_certificate
+        with suppress(TimeoutError):
+            async with asyncio.timeout(site.patience_s):
+                while octets := await stranger.receive():
+                    received += octets
+                    opening = secrets.judge(received, has_certificate=has_certificate)
+                    if opening is not None:
+                        return opening
+                if not received:
+                    raise EOFError
+        return Opening(Kind.SITE, received)
+
+    async def _without_tls(self, stranger: Stranger, site: Site) -> Upgrade | End:
+        """Behind a proxy that has TLS, it is served; else it is told that TLS is expected."""
+        if not self._is_behind_proxy:
+            return await site.cover.correct(stranger)
+        async with site.cover.beside(stranger) as host:
+            return await host(b"")
+
+    async def _part(self, stranger: Stranger, served: Awaitable[Upgrade | End]) -> None:
+        """Serve it, and end as the site wants it, if nothing else comes of it."""
+        with suppress(OSError):
+            end = await served
+            if isinstance(end, Upgrade):
+                self._hand_over_websocket(stranger, end)
+            elif end is End.LINGER:
+                await stranger.finish()
+            else:
+                stranger.end(is_cut=end is End.ABANDON)
 
     def _hand_over(self, stranger: Stranger, received: bytes) -> None:
         self._on_stream(stranger.sock, stranger.path, stranger.place.origin, received)
@@ -359,50 +382,9 @@ class Listener:
             logger.info("%s: forwarded for %s", stranger, ascii(client.decode("latin-1")))
         self._hand_over(stranger, upgrade.received)
 
-    async def _turn_away(
-        self, stranger: Stranger, verdict: Verdict, received: bytes, secret_path: bytes | None
-    ) -> Upgrade | None:
-        """Answer as a web server does, with TLS or behind a proxy."""
-        if stranger.carrier is Carrier.TLS or self._is_behind_proxy:
-            return await serve(stranger, received, self._limits.deadline_s, secret_path)
-        if verdict is Verdict.HTTP:
-            await refuse_plain_http(stranger, self._limits.deadline_s)
-        else:
-            await stranger.send(BAD_REQUEST.encode())
-        return None
-
     def _count(self, stranger: Stranger, what: str) -> None:
         self.counters[what] += 1
         logger.debug("%s: %s", stranger, what)
-
-
-def _bind_all(addresses: Sequence[IpAddress | socket.socket], port: int) -> list[socket.socket]:
-    with ExitStack() as bound:
-        found = [bound.enter_context(_listening(each, port)) for each in addresses]
-        bound.pop_all()  # all or none
-    return found
-
-
-def _listening(address: IpAddress | socket.socket, port: int) -> socket.socket:
-    if isinstance(address, socket.socket):
-        return address
-    return _bind(SocketAddress(address, port))
-
-
-def _bind(address: SocketAddress) -> socket.socket:
-    is_ipv6 = address.ip.version == 6
-    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_ipv6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((str(address.ip), address.port))
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise TransportError(f"cannot listen on TCP {address}: {error.strerror}") from error
-    return sock
 
 
 def _cause(error: OSError | EOFError) -> str:

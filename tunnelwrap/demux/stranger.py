@@ -4,35 +4,38 @@ import asyncio
 import socket
 import ssl
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
-from tunnelwrap.demux.peek import first_of
+from tunnelwrap.demux.connection import Connection
+from tunnelwrap.demux.peek import first_of, hello_of
 from tunnelwrap.demux.places import Place
-from tunnelwrap.demux.sniff import Verdict, sniff
+from tunnelwrap.demux.sniff import Verdict
 from tunnelwrap.path import Carrier, Path
-from tunnelwrap.transport.sockets import completed, writable
+from tunnelwrap.transport.sockets import completed
 from tunnelwrap.wire.proxy import Ends
+from tunnelwrap.wire.tls import ClientHello
 
-_RECORD: Final = 1 << 14  # the most that one TLS record brings, RFC 8446 §5.1
-_LINGER_S: Final = 2.0
-_LINGER_OCTETS: Final = 1 << 18
+_LINGER_S: Final = 5.0  # between what it still says
+_LINGER_ALL_S: Final = 30.0
+_LINGER_OCTETS: Final = 1 << 24
+_HANDSHAKE: Final = 0x16  # a record of TLS or SSL 3
+_SSL2: Final = 0x80  # a record of SSL 2, in which a ClientHello of others may be too
 
 
-class Stranger:
+class Stranger(Connection):
     """A connection of which nothing is known yet.
 
     Owns: its socket, until it is handed over.
     """
 
-    __slots__ = ("carrier", "ends", "is_handed_over", "place", "sock")
+    __slots__ = ("carrier", "ends", "hello", "is_handed_over", "place")
 
     def __init__(self, sock: socket.socket, ends: Ends, place: Place) -> None:
-        sock.setblocking(False)
-        self.sock = sock
+        super().__init__(sock)
         self.ends = ends  # its own, or those of whom a proxy speaks for
         self.place = place
         self.carrier = Carrier.TCP
+        self.hello: ClientHello | None = None  # as far as it can be read
         self.is_handed_over = False
 
     def __str__(self) -> str:
@@ -43,6 +46,11 @@ class Stranger:
         """Where what it says comes from."""
         return Path(self.ends.destination, self.ends.source, self.carrier)
 
+    @property
+    def has_certificate(self) -> bool:
+        """Whether it has shown one that is good, in TLS."""
+        return isinstance(self.sock, ssl.SSLSocket) and bool(self.sock.getpeercert(True))
+
     async def peek(self) -> Verdict:
         """Judge the first octets and leave them where they are.
 
@@ -51,6 +59,20 @@ class Stranger:
             OSError: the connection broke.
         """
         return await first_of(self.sock)
+
+    def means_tls(self) -> bool:
+        """Whether a web server takes the first octet, which is there, for TLS."""
+        first = self.sock.recv(1, socket.MSG_PEEK)[0]
+        return first == _HANDSHAKE or first >= _SSL2
+
+    async def read_hello(self) -> None:
+        """Learn what the ClientHello says, which stays where it is.
+
+        Raises:
+            EOFError: the peer ended it before.
+            OSError: the connection broke.
+        """
+        self.hello = await hello_of(self.sock)
 
     async def begin_tls(self, context: ssl.SSLContext) -> None:
         """Do the handshake.
@@ -62,46 +84,21 @@ class Stranger:
         self.sock, self.carrier = tls, Carrier.TLS
         await completed(tls, tls.do_handshake)
 
-    async def read(self) -> tuple[Verdict, bytes]:
-        """Judge the first octets inside TLS; gives them back too, whole records of them.
-
-        Raises:
-            EOFError: the peer ended it before a verdict.
-            OSError: the connection broke.
-        """
-        received = b""
-        while (verdict := sniff(received)) is Verdict.NEED_MORE:
-            octets = await self.receive()
-            if not octets:
-                raise EOFError
-            received += octets
-        return verdict, received
-
-    async def receive(self) -> bytes:
-        """Some octets, or none at the end; in TLS a whole record, so that none stays behind."""
-        return await completed(self.sock, partial(self.sock.recv, _RECORD))
-
-    async def send(self, octets: bytes) -> None:
-        """Write all of it."""
-        left = memoryview(octets)
-        while left:
-            sent = await completed(self.sock, partial(self.sock.send, left), writable)
-            left = left[sent:]
-
     async def finish(self) -> None:
         """End our side (close_notify, FIN), then wait a little for the peer's end.
 
         Closing with octets unread would send a RST, which can overtake what we answered.
         """
         with suppress(OSError):
-            if isinstance(self.sock, ssl.SSLSocket):
-                with suppress(ssl.SSLError):  # it would wait for the peer's close_notify
-                    self.sock.unwrap()
-            self.sock.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(_LINGER_S):
+            self.end()
+            async with asyncio.timeout(_LINGER_ALL_S):
                 left = _LINGER_OCTETS
-                while left > 0 and (octets := await self.receive()):
+                while left > 0 and (octets := await self._late()):
                     left -= len(octets)
+
+    async def _late(self) -> bytes:
+        async with asyncio.timeout(_LINGER_S):
+            return await self.receive()
 
     def close(self) -> None:
         """Give back the place, and close the socket unless it belongs to someone else by now."""

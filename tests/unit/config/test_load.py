@@ -208,7 +208,8 @@ WRONG = {
         'gatway = "vpn.example.org"\ngateway = "a"': "client.gatway: found an unknown key, did you"
         " mean gateway?",
         'gateway = "a"\nxyz = 1': "client.xyz: found an unknown key, expected one of gateway,"
-        " server_name, websocket_path, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port,"
+        " server_name, websocket_path, "
+        "gate, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port,"
         " tls_ca, dns, data_plane, control_socket, state_directory",
         'gateway = "a"\ncarriers = ["udp", "pigeon"]': "client.carriers[1]: found 'pigeon',"
         " expected one of udp, tcp, tls, ws",

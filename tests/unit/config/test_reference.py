@@ -40,6 +40,19 @@ WITHOUT_DEFAULT = {
     *("client.server_name", "wrap.server_name", "relay.sources"),
     *("client.websocket_path", "wrap.websocket_path"),
     *(
+        f"{role}.{key}"
+        for role in ("gateway", "relay")
+        for key in (
+            *("cover.files", "cover.proxy", "cover.send_proxy"),
+            *("gate.word", "gate.path", "gate.client_ca"),
+        )
+    ),
+    *(
+        f"{role}.gate.{key}"
+        for role in ("client", "wrap")
+        for key in ("word", "path", "certificate", "key")
+    ),
+    *(
         f"{table}.{key}"
         for table in ("connection", "connections.clients")
         for key in (

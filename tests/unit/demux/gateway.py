@@ -12,9 +12,13 @@ from pathlib import Path
 
 import tunnelwrap.path
 from tests.kit.certs import authority, entity
+from tunnelwrap.demux.cover import OwnSite
 from tunnelwrap.demux.listener import Limits, Listener, Site
+from tunnelwrap.demux.opening import Secrets
+from tunnelwrap.demux.pages import OnePage
 from tunnelwrap.demux.routing import Routing
 from tunnelwrap.demux.shown import Shown
+from tunnelwrap.demux.web import Times
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.framing import PREFIX, frame
 
@@ -65,6 +69,7 @@ async def gateway(
     secret_path: str | None = None,
     *,
     shown: Shown | None = None,
+    site: Site | None = None,
 ) -> AsyncIterator[Gateway]:
     """A gateway that must leave no descriptor and no task behind."""
     before = descriptors()
@@ -83,9 +88,10 @@ async def gateway(
 
     ips = [ip_address(each) for each in addresses]
     shown = shown or (Shown(context) if context else None)
-    site = Site(shown, secret_path.encode() if secret_path else None)
+    if site is None and (shown or secret_path):
+        site = site_of(shown, limits or Limits(), secret_path)
     listener = Listener(
-        *(ips, 0, take, site if shown or secret_path else None),
+        *(ips, 0, take, site),
         limits or Limits(),
         routing or Routing(),
     )
@@ -99,6 +105,14 @@ async def gateway(
                 sock.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert descriptors() == before
+
+
+def site_of(shown: Shown | None, limits: Limits, secret_path: str | None = None) -> Site:
+    """The small one, whose visitors have as much time as others."""
+    seconds = limits.deadline_s
+    path = secret_path.encode() if secret_path else None
+    own = OwnSite(OnePage(), Times(*[seconds] * 5), path)
+    return Site(shown, own, Secrets(websocket_path=path), patience_s=min(seconds, 1.0))
 
 
 def descriptors() -> int:

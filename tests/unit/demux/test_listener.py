@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.kit.certs import entity, key
 from tests.unit.demux.gateway import write_identity
-from tunnelwrap.demux.listener import server_context
+from tunnelwrap.demux.shown import server_context
 from tunnelwrap.errors import ConfigError
 
 
