@@ -34,6 +34,7 @@ PACKAGES = {
     "openssl": "a second opinion on TLS",
     "openssh-client": "a visitor for a server behind the gateway",
     "openssh-server": "that server",
+    "chromium": "a web browser",
     "haproxy": "a proxy before the gateway, and a second opinion on the PROXY protocol",
     "pebble": "an ACME server",
     "tcpdump": "captures",

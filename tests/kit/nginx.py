@@ -16,6 +16,7 @@ pid {home}/nginx.pid;
 error_log {home}/error.log warn;
 events {{ }}
 http {{
+    log_format seen "$proxy_protocol_addr $status";
     access_log off;
     client_body_temp_path {home}/body;
     proxy_temp_path {home}/proxy;
@@ -26,11 +27,27 @@ http {{
         listen 443 ssl;
         ssl_certificate {certificate};
         ssl_certificate_key {key};
-        location / {{ return 200 "{site}"; }}
+        location / {{ return 200 "{site}"; default_type text/html; }}
 {location}
     }}
 }}
 """
+
+
+def start_behind(host: Namespace, home: Path, tls: dict[str, str]) -> None:
+    """Start it on a host, which ends it, as the web server behind a gateway's TLS port.
+
+    Args:
+        host: where; it is told for whom connections are.
+        home: a directory for its files.
+        tls: certificate and key, as in a gateway's configuration.
+    """
+    home.mkdir()
+    text = _CONFIGURATION.format(home=home, site=SITE, location="", **tls)
+    text = text.replace("listen 443 ssl;", "listen 127.0.0.1:9443 ssl proxy_protocol;")
+    (home / "nginx.conf").write_text(text.replace("access_log off", f"access_log {home}/log seen"))
+    host.popen("nginx", "-p", str(home), "-c", str(home / "nginx.conf"), log=home / "nginx.log")
+    wait_until("nginx serves", lambda: (home / "nginx.pid").exists())
 
 
 def start(host: Namespace, home: Path, tls: dict[str, str], path: str) -> None:

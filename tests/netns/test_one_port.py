@@ -7,22 +7,31 @@ clients connect to that then, and the gateway is told for whom it comes.
 import shutil
 import socket
 import subprocess
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from tempfile import mkdtemp
+from threading import Thread
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.kit import nginx
 from tests.kit.certs import entity
 from tests.kit.daemons import GATEWAY, NAME, Daemon, Hosts, Issued, hosts, wait_until
 from tests.kit.netns import Namespace
+from tests.kit.nginx import SITE
+from tunnelwrap.crypto.x509 import load_certificates
 
 pytestmark = pytest.mark.root
 
 CLIENT, ROUTER, IN_FRONT = "198.51.100.2", "198.51.100.1", "203.0.113.1"
 OTHER_NAME = "other.example"
 OCTETS = 24 << 20
+GATE = {"word": "OHBAEPHEIWAHCHAI"}
 SSHD = """
 ListenAddress 127.0.0.1:22
 HostKey {folder}/host_key
@@ -71,6 +80,28 @@ class OnePort:
         there = f"{name}:443:{self.address}"
         return self.net.client.run("curl", "-sSk", "--resolve", there, f"https://{name}/")
 
+    def chromium(self, name: str) -> str:
+        """What a browser makes of a web site on port 443 whose certificate it trusts."""
+        return self.net.client.run(
+            *(program("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", "--disable-dev-shm-usage", "--dump-dom", "--timeout=20000"),
+            f"--user-data-dir={mkdtemp(dir=self.folder)}",
+            f"--host-resolver-rules=MAP {name} {self.address}",
+            f"--ignore-certificate-errors-spki-list={self.spki}",
+            f"https://{name}/",
+        )
+
+    @property
+    def spki(self) -> str:
+        """The fingerprint of the gateway's public key, by which the browser knows it."""
+        gateway = self.net.issued.gateway["gateway"]
+        assert isinstance(gateway, dict)
+        certificate = load_certificates(Path(gateway["tls"]["certificate"]).read_bytes())[0]
+        form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        digest = sha256(certificate.public_key().public_bytes(*form)).digest()
+        return b64encode(digest).decode()
+
     def counters(self) -> Counter[str]:
         """Those of the gateway's stream ports."""
         streams = self.gateway.status["streams"]
@@ -85,6 +116,9 @@ def port(
     has_front, tmp_path = request.param, tmp_path_factory.mktemp("port")
     with hosts(issued, tmp_path) as net:
         start_servers(net.gateway, tmp_path)
+        own = issued.gateway["gateway"]
+        assert isinstance(own, dict)
+        nginx.start_behind(net.gateway, tmp_path / "nginx", own["tls"])
         settings: dict[str, object] = {
             "routes": [
                 {"sni": [OTHER_NAME, f"*.{OTHER_NAME}"], "backend": "127.0.0.1:8443"},
@@ -92,6 +126,8 @@ def port(
                 {"begins_with": "silent", "backend": "127.0.0.1:22"},
             ],
             "route_silence_s": 1,
+            "gate": GATE,
+            "cover": {"proxy": "https://127.0.0.1:9443", "send_proxy": "v2"},
         }
         if has_front:
             (tmp_path / "haproxy.cfg").write_text(HAPROXY)
@@ -134,16 +170,22 @@ def listens(host: Namespace, address: str, number: int) -> bool:
 
 
 def test_all_at_once(port: OnePort) -> None:
-    before = port.counters()
-    client = port.net.connect({"client": {"gateway": port.address, "carriers": ["tls"]}})
+    before, pages = port.counters(), list[str]()
+    client = port.net.connect(
+        {"client": {"gateway": port.address, "carriers": ["tls"], "gate": GATE}}
+    )
     transfer = port.net.download(OCTETS)
     transfer.has_received(1 << 20)
+    browsing = Thread(target=lambda: pages.append(port.chromium(NAME)))
+    browsing.start()
     for _ in range(3):
         assert port.ssh("echo from sshd; echo $SSH_CONNECTION").startswith("from sshd\n127.0.0.1")
-        assert "<h1>Welcome</h1>" in port.curl(NAME)
+        assert SITE in port.curl(NAME)
         assert "s_server" in port.curl(OTHER_NAME)
         assert "s_server" in port.curl(f"www.{OTHER_NAME}")
+    browsing.join()
     transfer.finish()
+    assert SITE in pages[0]
     new = port.counters() - before
     assert new["ssh"] == new["to 127.0.0.1:22"] == 3
     assert new["tls_passed"] == new["to 127.0.0.1:8443"] == 6
@@ -181,5 +223,5 @@ def test_a_server_that_is_gone(port: OnePort) -> None:
         *("curl", "-sSk", "--resolve", f"{OTHER_NAME}:443:{port.address}", f"https://{OTHER_NAME}/")
     )
     port.gateway.says("127.0.0.1:8443 behind us cannot be reached: connection refused")
-    assert "<h1>Welcome</h1>" in port.curl(NAME)
+    assert SITE in port.curl(NAME)
     assert port.counters()["unreachable"] == 1

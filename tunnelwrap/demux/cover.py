@@ -8,6 +8,7 @@ speak no TLS, and says how it likes to end. It learns who comes by a PROXY heade
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Protocol
 
 from tunnelwrap.demux.connection import Connection
@@ -49,8 +50,9 @@ class OwnSite:
     @asynccontextmanager
     async def beside(self, visitor: Stranger) -> AsyncIterator[Host]:
         """There is nothing to get ready."""
-        port = visitor.ends.destination.port
-        web = Web(self._pages, self._secret_path, self._times, port=port)
+        ip, port = visitor.ends.destination.ip, visitor.ends.destination.port
+        address = (f"[{ip}]" if ip.version == 6 else str(ip)).encode()
+        web = Web(self._pages, self._secret_path, self._times, address=address, port=port)
         yield lambda received: web.serve(visitor, received)
 
     async def correct(self, visitor: Stranger) -> End:
@@ -85,20 +87,16 @@ class SiteBehind:
     @asynccontextmanager
     async def beside(self, visitor: Stranger) -> AsyncIterator[Host]:
         """Connect at once: its clock runs from here on, and it may be the first to speak."""
-        async with asyncio.TaskGroup() as tasks:
-            dialling = tasks.create_task(self._dial(visitor))
-
-            async def host(received: bytes) -> Upgrade | End:
-                far = await dialling
-                if far is None:
-                    return await Web(Unreachable(), None, self._times).serve(visitor, received)
-                return await self._relayed(visitor, far, received)
-
-            try:
-                yield host
-            finally:
-                dialling.cancel()
-                dialling.add_done_callback(_close)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                dialling = tasks.create_task(self._dial(visitor))
+                try:
+                    yield partial(self._serve, visitor, dialling)
+                finally:
+                    dialling.cancel()
+                    dialling.add_done_callback(_close)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
 
     async def correct(self, visitor: Stranger) -> End:
         """Let the server hear it, if it speaks TLS itself."""
@@ -114,10 +112,18 @@ class SiteBehind:
         name = visitor.hello.sni if visitor.hello else None
         return await self._dialler.dial_tls(self._backend, visitor.ends, name)
 
+    async def _serve(
+        self, visitor: Stranger, dialling: asyncio.Task[Connection | None], received: bytes
+    ) -> Upgrade | End:
+        far = await dialling
+        if far is None:
+            return await Web(Unreachable(), None, self._times).serve(visitor, received)
+        return await self._relayed(visitor, far, received)
+
     async def _relayed(self, visitor: Stranger, far: Connection, received: bytes = b"") -> End:
         with suppress(OSError):  # the relay sees it too, and the visitor by it
             await far.send(received)
-        relay = Relay(visitor, far, self._idle_s)
+        relay = Relay(visitor, far, self._idle_s, is_exact=True)
         await relay.run()
         return End.ABANDON if relay.is_broken else End.CLOSE
 

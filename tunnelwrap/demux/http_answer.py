@@ -106,7 +106,8 @@ def answer_with(page: Page, request: Request, *, keeps: bool) -> Answer:
     etag = f'"{page.modified:x}-{page.size:x}"'
     fields = request.fields if request.minor_version is not None else {}
     if _fails(fields, page, etag):
-        return page_about(412, request, keeps=keeps)
+        # It says what the connection was to become, and ends it all the same.
+        return page_about(412, request, keeps=keeps)._replace(keeps_connection=False)
     if _is_known(fields, page, etag):
         known = _Head(304, modified=page.modified)
         return Answer(known.encode(request, keeps=keeps, more=(f"ETag: {etag}",)), (), keeps)

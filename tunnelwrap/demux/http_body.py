@@ -4,7 +4,6 @@ import re
 from typing import Final
 
 from tunnelwrap.demux.http_head import Request
-from tunnelwrap.errors import Malformed
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*|\r?)\n")
 _SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}[ \t]*(?:;[^\n]*|\r)?)?")
@@ -17,24 +16,22 @@ class Body:
 
     Args:
         request: whose it is.
+        is_refused: how it is coded is of no account.
     """
 
-    def __init__(self, request: Request) -> None:
-        self._is_chunked = b"transfer-encoding" in request.fields
+    def __init__(self, request: Request, *, is_refused: bool = False) -> None:
+        self._is_chunked = b"transfer-encoding" in request.fields and not is_refused
         self._left = 0 if self._is_chunked else request.length
         self._pending = b""
         self._is_in_trailer = False
         self._is_after_data = False
-        self.is_complete = not request.has_body
+        self.is_malformed = False
+        self.is_complete = not (self._is_chunked or self._left)
 
     def feed(self, octets: bytes) -> bytes:
-        """Take octets; gives back those that are not part of it.
-
-        Raises:
-            Malformed: it is no body.
-        """
+        """Take octets; gives back those that are not part of it."""
         octets, self._pending = self._pending + octets, b""
-        while octets and not self.is_complete:
+        while octets and not self.is_complete and not self.is_malformed:
             if self._left:
                 passed = min(self._left, len(octets))
                 self._left, octets = self._left - passed, octets[passed:]
@@ -49,7 +46,8 @@ class Body:
         """What comes after the line between two chunks; None: it is not complete."""
         line = _LINE.match(octets)
         if line is None and len(octets) > _MAX_LINE:
-            raise Malformed("a chunk's line without end")
+            self.is_malformed = True
+            return None
         if self._is_after_data:
             return self._after_data(octets)
         if self._is_in_trailer:
@@ -61,7 +59,8 @@ class Body:
         if octets == b"\r":
             return None
         if not octets.startswith((b"\r\n", b"\n")):
-            raise Malformed("a chunk longer than it says")
+            self.is_malformed = True
+            return None
         self._is_after_data = False
         return octets[octets.index(b"\n") + 1 :]
 
@@ -70,7 +69,8 @@ class Body:
         if size is None:
             if _SIZE_BEGUN.fullmatch(octets):
                 return None
-            raise Malformed("no size of a chunk")
+            self.is_malformed = True
+            return None
         self._left = int(size[1], 16)
         self._is_after_data, self._is_in_trailer = self._left > 0, self._left == 0
         return octets[size.end() :]

@@ -19,7 +19,7 @@ _SCHEME: Final = rb"[A-Za-z][A-Za-z0-9+.-]*"
 _HOST: Final = rb"(?:\[[A-Za-z0-9:._~!$&'()*+,;=-]*\]|[A-Za-z0-9.-]*)"
 _QUERY: Final = rb"\?[^\x00-\x20\x7f]*"
 _ABSOLUTE: Final = rb"%s://(%s)(?::[0-9]*)?(%s|%s)?" % (_SCHEME, _HOST, _URI, _QUERY)
-_VERSION: Final = rb"HTTP/1\.(0*[0-9]{1,2})"
+_VERSION: Final = rb"HTTP/1\.(0*[0-9]{1,3})"
 _LINE: Final = re.compile(
     rb"(%s) +(?:(%s)|%s)(?: +(?:%s *)?)?\r?" % (_METHOD, _URI, _ABSOLUTE, _VERSION)
 )
@@ -82,14 +82,10 @@ class Request:
         return bool(self.minor_version) or b"keep-alive" in wish
 
     @property
-    def has_body(self) -> bool:
-        """Whether octets that follow belong to it."""
-        return self.fields.keys() >= {b"transfer-encoding"} or self.length > 0
-
-    @property
     def length(self) -> int:
         """Of the body, if that is not chunked."""
-        return int(self.fields.get(b"content-length", b"0"))
+        length = self.fields.get(b"content-length", b"")
+        return int(length) if length.isdigit() else 0
 
 
 class HeadReader:
@@ -102,6 +98,7 @@ class HeadReader:
         self.request = Request()
         self.rest = b""
         self._line_number = 0
+        self._is_taken = False  # what is wrong is not how the line is written
         self._room = _FIRST_BUFFER
         self._buffers = 0
 
@@ -118,10 +115,13 @@ class HeadReader:
         while (end := self.rest.find(b"\n")) >= 0:
             line, self.rest = self.rest[: end + 1], self.rest[end + 1 :]
             if fault := self._too_long(line) or self._take(line[:-1]):
+                if not self._is_taken:
+                    self.rest = line + self.rest
                 return fault
             if line in (b"\n", b"\r\n") or self.request.minor_version is None:
                 return _fault_of(self.request) or True
             self._line_number += 1
+            self._is_taken = False
         return self._unfinished() or False
 
     def _unfinished(self) -> Fault | None:
@@ -160,6 +160,7 @@ class HeadReader:
         found = _FIELD.fullmatch(line)
         if found is None:
             return Fault.BAD_REQUEST
+        self._is_taken = True
         name, value = found[1].lower(), found[2] or b""
         return self._take_field(name, value) if _KNOWN_NAME.fullmatch(name) else None
 
@@ -167,6 +168,7 @@ class HeadReader:
         found = _LINE.fullmatch(line)
         if found is None:
             return _fault_in(line)
+        self._is_taken = True
         method, path, host, rest, minor = found.groups()
         request = self.request
         request.method, request.target = method, path or rest or b"/"
@@ -183,7 +185,7 @@ class HeadReader:
     def _take_field(self, name: bytes, value: bytes) -> Fault | None:
         fields = self.request.fields
         if name == b"host":
-            bare = value.lower().partition(b":")[0] if value[:1] != b"[" else value.lower()
+            bare = _without_port(value.lower())
             if name in fields or not bare.rstrip(b".") or _BAD_HOST.search(value):
                 return Fault.BAD_REQUEST
             self.request.host = self.request.host or bare.removesuffix(b".")
@@ -191,6 +193,11 @@ class HeadReader:
             return Fault.BAD_REQUEST
         fields[name] = value
         return None
+
+
+def _without_port(host: bytes) -> bytes:
+    name, bracket, _ = host.partition(b"]")
+    return name + bracket if bracket else host.partition(b":")[0]
 
 
 def _fault_in(line: bytes) -> Fault:

@@ -265,6 +265,7 @@ class Listener:
         except TransportError:
             self._count(stranger, "shed")
         except (OSError, EOFError) as error:
+            stranger.drain()
             self._count(stranger, _cause(error))
         except Exception:  # one connection's failure must not end the others
             self.counters["failed"] += 1
@@ -367,8 +368,10 @@ class Listener:
                 self._hand_over_websocket(stranger, end)
             elif end is End.LINGER:
                 await stranger.finish()
+            elif end is End.CLOSE and not stranger.has_ended():
+                stranger.close_as_kernels_do()
             else:
-                stranger.end(is_cut=end is End.ABANDON)
+                stranger.drain()  # no close_notify after the visitor's, and none in a huff
 
     def _hand_over(self, stranger: Stranger, received: bytes) -> None:
         self._on_stream(stranger.sock, stranger.path, stranger.place.origin, received)

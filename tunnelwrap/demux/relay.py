@@ -21,9 +21,13 @@ class Relay:
         near: the visitor's, not ours to close.
         far: the server's, likewise.
         idle_s: how long neither may say anything; 0: for ever.
+        is_exact: the visitor must not see that somebody goes between.
     """
 
-    def __init__(self, near: Connection, far: Connection, idle_s: float) -> None:
+    def __init__(
+        self, near: Connection, far: Connection, idle_s: float, *, is_exact: bool = False
+    ) -> None:
+        self._is_exact = is_exact
         self._loop = asyncio.get_running_loop()
         self._near, self._far = near, far
         self._idle_s = idle_s or None
@@ -54,18 +58,30 @@ class Relay:
         while octets := await source.receive():
             try:
                 await sink.send(octets)
+                if sink in self._ended and self._is_exact:
+                    await sink.check()
             except OSError:
-                if sink in self._ended and not source.is_tls:
+                if sink in self._ended and not self._is_exact:
                     return  # it has said all that it had to say, and takes no more
                 raise
             self._is_alive()
             await asyncio.sleep(0)  # neither call waits where there is enough: others are next
         self._ended.add(source)
+        if source.is_tls and self._is_exact:
+            await self._await_fin(source, sink)
         with suppress(OSError):  # it has left meanwhile
-            sink.end(is_cut=source.is_cut)
-        if sink.is_tls:
+            sink.end(is_cut=source.is_cut or sink is self._far)
+        if self._is_exact:
             self._idle_s = min(self._idle_s or _ENDED_S, _ENDED_S)
             self._is_alive()
+
+    async def _await_fin(self, source: Connection, sink: Connection) -> None:
+        try:
+            await source.await_fin()
+        except OSError:
+            if not source.is_cut:
+                sink.say_goodbye()
+            raise
 
     def _is_alive(self) -> None:
         if self._idle_s is not None and not self._limit.expired():

@@ -90,7 +90,7 @@ class Stranger(Connection):
         Closing with octets unread would send a RST, which can overtake what we answered.
         """
         with suppress(OSError):
-            self.end()
+            self.end(is_cut=self.has_ended())
             async with asyncio.timeout(_LINGER_ALL_S):
                 left = _LINGER_OCTETS
                 while left > 0 and (octets := await self._late()):

@@ -18,7 +18,6 @@ from tunnelwrap.demux.http_answer import MISLED, Answer, answer_with, page_about
 from tunnelwrap.demux.http_body import Body
 from tunnelwrap.demux.http_head import Fault, HeadReader, Request
 from tunnelwrap.demux.pages import Elsewhere, Page, Pages
-from tunnelwrap.errors import Malformed
 from tunnelwrap.wire import websocket
 
 MAX_REQUESTS: Final = 1000  # keepalive_requests
@@ -79,7 +78,8 @@ class Web:
         times: how long visitors may take.
         requests: how many a connection may have.
         is_misled: they should have spoken TLS, and get to hear that.
-        port: what stands in the addresses that they are sent to, if it is not HTTPS's.
+        address: to which those are sent who ask for no host.
+        port: what stands beside it, if it is not HTTPS's.
     """
 
     pages: Pages
@@ -87,6 +87,7 @@ class Web:
     times: Times = DEFAULT_TIMES
     requests: int = MAX_REQUESTS
     is_misled: bool = False
+    address: bytes = b"localhost"
     port: int = 443
 
     async def serve(self, visitor: Visitor, received: bytes) -> Upgrade | End:
@@ -121,8 +122,7 @@ class _Visit:
             return fault
         request, self._received = reader.request, reader.rest
         if fault is not None:
-            await self._send(page_about(fault, request, keeps=False))
-            return End.LINGER if self._received else End.CLOSE
+            return await self._refuse(fault, request)
         if accepted := self._accepted(request):
             await self._visitor.send(accepted)
             return Upgrade(request, self._received)
@@ -138,7 +138,7 @@ class _Visit:
                 while judged is False:
                     octets = await self._visitor.receive()
                     if not octets:
-                        return End.CLOSE
+                        return End.ABANDON
                     if not is_first and not reader.has_begun:
                         limit.reschedule(loop.time() + times.head_s)
                     judged = reader.feed(octets)
@@ -153,26 +153,43 @@ class _Visit:
             return None
         return websocket.answer(path, request.target, request.fields)
 
+    async def _refuse(self, fault: Fault, request: Request) -> End:
+        """Answer what is no request."""
+        await self._send(page_about(fault, request, keeps=False))
+        if fault is Fault.URI_TOO_LONG:
+            return End.CLOSE
+        is_body_known = b"transfer-encoding" in request.fields
+        if is_body_known and not await self._pass_over(Body(request, is_refused=True)):
+            return End.ABANDON
+        return self._end()
+
     async def _respond(self, request: Request, *, keeps: bool) -> End | None:
         """Answer what is a request, and pass over its body."""
-        body = Body(request)
+        body, page = Body(request), None
         if (status := self._refusal(request)) is not None:
-            answer = page_about(status, request, keeps=keeps and status == MISLED)
+            answer = page_about(status, request, keeps=False)
             await self._send(answer)
-            return End.LINGER if body.is_complete is False or self._received else End.CLOSE
-        with self._web.pages.open(request.path) as found:
-            answer = self._about(found, request, keeps=keeps)
-            page = found if isinstance(found, Page) else None
-            try:
-                self._received = body.feed(self._received)
-            except Malformed:
-                answer, page = page_about(Fault.BAD_REQUEST, request, keeps=False), None
-            if page is not None and request.method != b"POST" and _expects(request):
-                await self._visitor.send(_CONTINUE)
-            await self._send(answer, page)
+        else:
+            with self._web.pages.open(request.path) as found:
+                answer = self._about(found, request, keeps=keeps)
+                page = found if isinstance(found, Page) else None
+                answer = await self._respond_with(answer, page, request, body)
+        if body.is_malformed:
+            return End.LINGER
         if not await self._pass_over(body):
             return End.ABANDON
-        return None if answer.keeps_connection else End.CLOSE
+        return None if answer.keeps_connection else self._end()
+
+    async def _respond_with(
+        self, answer: Answer, page: Page | None, request: Request, body: Body
+    ) -> Answer:
+        self._received = body.feed(self._received)
+        if body.is_malformed:
+            answer, page = page_about(Fault.BAD_REQUEST, request, keeps=False), None
+        elif page is not None and request.method != b"POST" and _expects(request):
+            await self._visitor.send(_CONTINUE)
+        await self._send(answer, page)
+        return answer
 
     def _refusal(self, request: Request) -> int | None:
         """The status of what is refused before anything is looked for."""
@@ -181,6 +198,9 @@ class _Visit:
         if self._web.is_misled:
             return MISLED
         return HTTPStatus.REQUEST_ENTITY_TOO_LARGE if request.length > MAX_BODY else None
+
+    def _end(self) -> End:
+        return End.LINGER if self._received else End.CLOSE
 
     def _about(
         self, found: Page | Elsewhere | HTTPStatus, request: Request, *, keeps: bool
@@ -200,7 +220,8 @@ class _Visit:
     def _with_slash(self, request: Request) -> bytes:
         port = b"" if self._web.port == 443 else b":%d" % self._web.port
         path, mark, query = request.target.partition(b"?")
-        return b"https://%s%s%s/%s%s" % (request.host or b"localhost", port, path, mark, query)
+        host = request.host or self._web.address
+        return b"https://%s%s%s/%s%s" % (host, port, path, mark, query)
 
     async def _send(self, answer: Answer, page: Page | None = None) -> None:
         """Head and page together, in pieces that fill a record of TLS."""
@@ -219,9 +240,10 @@ class _Visit:
     async def _pass_over(self, body: Body) -> bool:
         """Read what is left of a body; whether it ended as it should."""
         times = self._web.times
-        with suppress(TimeoutError, Malformed):
+        self._received = body.feed(self._received)
+        with suppress(TimeoutError):
             async with asyncio.timeout(times.linger_all_s):
-                while not body.is_complete:
+                while not body.is_complete and not body.is_malformed:
                     async with asyncio.timeout(times.linger_s):
                         octets = await self._visitor.receive()
                     if not octets:
