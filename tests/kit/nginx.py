@@ -47,7 +47,7 @@ def start_behind(host: Namespace, home: Path, tls: dict[str, str]) -> None:
     text = text.replace("listen 443 ssl;", "listen 127.0.0.1:9443 ssl proxy_protocol;")
     (home / "nginx.conf").write_text(text.replace("access_log off", f"access_log {home}/log seen"))
     host.popen("nginx", "-p", str(home), "-c", str(home / "nginx.conf"), log=home / "nginx.log")
-    wait_until("nginx serves", lambda: (home / "nginx.pid").exists())
+    wait_until("nginx serves", (home / "nginx.pid").exists)
 
 
 def start(host: Namespace, home: Path, tls: dict[str, str], path: str) -> None:

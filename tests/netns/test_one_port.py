@@ -186,6 +186,8 @@ def test_all_at_once(port: OnePort) -> None:
     browsing.join()
     transfer.finish()
     assert SITE in pages[0]
+    seen = (port.folder / "nginx" / "log").read_text().splitlines()
+    assert set(seen) == {f"{CLIENT} 200"}
     new = port.counters() - before
     assert new["ssh"] == new["to 127.0.0.1:22"] == 3
     assert new["tls_passed"] == new["to 127.0.0.1:8443"] == 6

@@ -1,0 +1,75 @@
+"""A directory as a web site: what is shown of it, and what is not."""
+
+import os
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from tunnelwrap.demux.pages import Elsewhere, Files, Page
+from tunnelwrap.errors import ConfigError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A site, and something beside it."""
+    root = tmp_path / "www"
+    for name in ("index.html", "sub/a.txt", ".git/config", ".well-known/a", "sub/.hidden"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    (tmp_path / "secret").write_text("secret")
+    (root / "out").symlink_to("../secret")
+    (root / "over").symlink_to("..")
+    (root / "loop").symlink_to("loop")
+    (root / "inside").symlink_to("sub/a.txt")
+    (root / "to-git").symlink_to(".git/config")
+    os.mkfifo(root / "fifo")
+    return root
+
+
+def at(root: Path, path: str) -> str | HTTPStatus | Elsewhere:
+    """The text of the page, or what there is instead."""
+    with Files(root).open(path.encode()) as found:
+        return b"".join(found.read(0, found.size)).decode() if isinstance(found, Page) else found
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/", "index.html"),
+        ("/sub/a.txt", "sub/a.txt"),
+        ("/inside", "sub/a.txt"),
+        ("/.well-known/a", ".well-known/a"),
+    ],
+)
+def test_what_is_shown(root: Path, path: str, text: str) -> None:
+    assert at(root, path) == text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/none", "/none/", "/out", "/over/secret", "/over/", "/loop", "/fifo"),
+        *("/.git/config", "/.git", "/.git/", "/sub/.hidden", "/to-git", "/index.html/"),
+        *("/../secret", "/" + "a" * 300, "/a\\0b"),
+    ],
+)
+def test_what_is_not(root: Path, path: str) -> None:
+    assert at(root, path.replace("\\0", "\0")) is HTTPStatus.NOT_FOUND
+
+
+def test_directories(root: Path) -> None:
+    assert at(root, "/sub") == Elsewhere()
+    assert at(root, "/sub/") is HTTPStatus.FORBIDDEN
+
+
+def test_a_file_that_gets_shorter(root: Path) -> None:
+    with Files(root).open(b"/index.html") as found:
+        assert isinstance(found, Page)
+        os.truncate(root / "index.html", 3)
+        assert list(found.read(0, found.size)) == [b"ind"]
+
+
+def test_a_directory_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no directory"):
+        Files(tmp_path / "none")
