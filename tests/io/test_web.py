@@ -118,6 +118,34 @@ async def test_what_is_no_request_gets_400_at_once(context: ssl.SSLContext, octe
     assert b"Connection: close\r\n" in said
 
 
+@pytest.mark.parametrize("name", ["a..b", "a_b", "x" * 70, "192.0.2.1", "other.example"])
+async def test_whichever_name_is_asked_for_is_served(context: ssl.SSLContext, name: str) -> None:
+    async with gateway(context) as gate:
+        client = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{gate.port}", "-servername", name),
+            *("-quiet", "-no_ign_eof"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        out, _ = await client.communicate(b"GET / HTTP/1.0\r\n\r\n")
+        await gate.left()
+    assert gate.listener.counters["http"] == 1
+    assert out.startswith(b"HTTP/1.1 200 OK") or not out  # which comes first, its end or the page
+
+
+@pytest.mark.parametrize("version", TLS_VERSIONS)
+async def test_who_speaks_no_http_is_refused(
+    context: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    client = client_context(version)
+    client.set_alpn_protocols(["h2", "imap"])
+    async with gateway(context) as gate:
+        with pytest.raises(ssl.SSLError, match="no application protocol"):
+            await asyncio.to_thread(open_client, gate.port, client)
+        await gate.counted("tls_failed")
+
+
 async def test_empty_lines_before_a_request_are_ignored(context: ssl.SSLContext) -> None:
     async with gateway(context) as gate:
         said = await gate.talk(b"\r\n\r\nGET / HTTP/1.0\r\n\r\n", context=client_context())

@@ -5,7 +5,8 @@ who ask for that get the proof in place of the certificate. RFC 8737.
 """
 
 import ssl
-from collections.abc import Mapping
+from _ssl import _SSLContext
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ ACME_PROTOCOL: Final = "acme-tls/1"
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _WEB: Final = ("http/1.1", "http/1.0", "http/0.9")  # as web servers know them
 _NO_APPLICATION_PROTOCOL: Final = 120  # an alert. RFC 7301 §3.2
+_Callback = Callable[[object, str | None, ssl.SSLContext], int | None]
 _NONE: Final = MappingProxyType[str, ssl.SSLContext]({})
 
 
@@ -33,8 +35,13 @@ def bare_context(*protocols: str) -> ssl.SSLContext:
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # no alert answers it
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols(list(protocols or _WEB))
-    context.sni_callback = _accept_name
+    _set_callback(context, _accept_name)
     return context
+
+
+def _set_callback(context: ssl.SSLContext, callback: _Callback) -> None:
+    """By the class below: Python's own setter refuses names that no host can have."""
+    vars(_SSLContext)["sni_callback"].__set__(context, callback)
 
 
 def _accept_name(_sock: object, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -49,7 +56,7 @@ def _refuse_protocols(_sock: object, _name: str | None, _context: ssl.SSLContext
 def _refusal() -> ssl.SSLContext:
     """How a client is told that we speak none of its protocols; OpenSSL's own way is closed."""
     context = bare_context()
-    context.sni_callback = _refuse_protocols
+    _set_callback(context, _refuse_protocols)
     return context
 
 
