@@ -547,19 +547,19 @@ async def test_tls_looks_like_that_of_a_web_server(context: ssl.SSLContext) -> N
 @pytest.mark.rfc("9329", "B.3")
 @pytest.mark.parametrize("version", TLS_VERSIONS)
 async def test_sessions_can_be_resumed(context: ssl.SSLContext, version: ssl.TLSVersion) -> None:
-    trusting = client_context(version)
+    trusting, session = client_context(version), None
 
-    def visit(port: int, session: ssl.SSLSession | None) -> tuple[ssl.SSLSession | None, bool]:
-        with (
-            socket.create_connection(("127.0.0.1", port)) as sock,
-            trusting.wrap_socket(sock, server_hostname="localhost", session=session) as client,
-        ):
-            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            while client.recv(1000):
-                pass
-            return client.session, bool(client.session_reused)
+    def visit(sock: socket.socket) -> ssl.SSLSocket:
+        client = trusting.wrap_socket(sock, server_hostname="localhost", session=session)
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        while client.recv(1000):
+            pass
+        return client
 
     async with gateway(context) as gate:
-        session, is_resumed = await asyncio.to_thread(visit, gate.port, None)
-        assert not is_resumed
-        assert (await asyncio.to_thread(visit, gate.port, session))[1]
+        for is_second in (False, True):
+            sock = await asyncio.to_thread(open_client, gate.port)
+            with await asyncio.to_thread(visit, sock) as client:
+                await gate.left()  # an end that comes before the server's costs the session
+                session = client.session
+                assert client.session_reused == is_second

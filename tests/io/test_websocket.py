@@ -563,7 +563,7 @@ async def test_no_log_has_the_path(
     context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
-    async with gateway(context, secret_path=PATH) as gate:
+    async with gateway(context, Limits(deadline_s=1), secret_path=PATH) as gate:
         client = await asyncio.to_thread(open_client, gate.port, client_context())
         with client:
             client.sendall(ASKED)

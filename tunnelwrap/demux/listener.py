@@ -16,7 +16,6 @@ Owns: the listening sockets, and every connection until it is handed over.
 import asyncio
 import logging
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from tunnelwrap.demux.places import Places
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.shown import Shown
 from tunnelwrap.demux.sniff import Verdict, sniff
-from tunnelwrap.demux.stranger import Stranger
+from tunnelwrap.demux.stranger import Stranger, cause_of
 from tunnelwrap.demux.web import End, Upgrade
 from tunnelwrap.errors import Malformed, TransportError
 from tunnelwrap.path import Carrier, IpAddress, Path, SocketAddress
@@ -52,7 +51,6 @@ If it raises, the socket is still ours, and is closed; OSError says that the pee
 TransportError that there is no room for it.
 """
 
-_TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
 _BATCH: Final = 64
 _FORWARDED: Final = 100  # octets of what a proxy says, in the log
 _MIN_PAUSE_S: Final = 0.1
@@ -66,7 +64,7 @@ class Limits:
     strangers: int = 1000
     strangers_per_origin: int = 64  # an IPv4 address, or an IPv6 network of 64 bits
     deadline_s: float = 10.0  # from accept to verdict; in TLS, to the end of the handshake
-    forwarded: int = 4096  # to servers behind us
+    forwarded: int = 4096  # to servers behind us, or visitors of the web site
     forwarded_per_origin: int = 256
 
 
@@ -266,7 +264,7 @@ class Listener:
             self._count(stranger, "shed")
         except (OSError, EOFError) as error:
             stranger.drain()
-            self._count(stranger, _cause(error))
+            self._count(stranger, cause_of(error))
         except Exception:  # one connection's failure must not end the others
             self.counters["failed"] += 1
             logger.exception("%s: failed", stranger)
@@ -285,15 +283,23 @@ class Listener:
 
     async def _forward(self, stranger: Stranger, backend: Backend) -> None:
         """Go between it and its server; it is no stranger any more, and has another place."""
-        place = self._forwarded.take(stranger.ends.source.ip)
-        if place is None:
-            self._count(stranger, "shed")
+        if not self._settle(stranger):
             return
-        stranger.place.leave()
-        stranger.place = place
         tell = partial(self._count, stranger)
         if await self._forwarder.forward(stranger.sock, stranger.ends, backend, tell):
             await stranger.finish()
+
+    def _settle(self, stranger: Stranger) -> bool:
+        """Give it a place among those who stay longer; whether there is one."""
+        if self._is_behind_proxy or stranger.place.origin is None:
+            return True  # it came by a proxy, which keeps its own count: it has one already
+        place = self._forwarded.take(stranger.ends.source.ip)
+        if place is None:
+            self._count(stranger, "shed")
+            return False
+        stranger.place.leave()
+        stranger.place = place
+        return True
 
     async def _judge(self, stranger: Stranger) -> Verdict | None:
         """What it begins with, in TLS if it is that; None: it has seen a proof, and is done."""
@@ -317,10 +323,10 @@ class Listener:
             self._hand_over(stranger, b"")
         else:
             self._count(stranger, verdict.value)
-            if site is not None:
-                await self._part(stranger, self._without_tls(stranger, site))
-            else:
+            if site is None:
                 await stranger.finish()
+            elif self._settle(stranger):
+                await self._part(stranger, self._without_tls(stranger, site))
 
     async def _open(self, stranger: Stranger, site: Site) -> None:
         """In TLS: who opens nothing that is ours is the site's, which is ready from the start."""
@@ -336,7 +342,8 @@ class Listener:
                 stranger.carrier = Carrier.WEBSOCKET
                 self._hand_over(stranger, opening.received)
                 return
-            await self._part(stranger, host(opening.received))
+            if self._settle(stranger):
+                await self._part(stranger, host(opening.received))
 
     async def _opening(self, stranger: Stranger, site: Site) -> Opening:
         """What it opens; nobody is kept from the site for long, lest its clock be noticed."""
@@ -388,11 +395,3 @@ class Listener:
     def _count(self, stranger: Stranger, what: str) -> None:
         self.counters[what] += 1
         logger.debug("%s: %s", stranger, what)
-
-
-def _cause(error: OSError | EOFError) -> str:
-    """Why a connection was not handed over."""
-    if isinstance(error, TimeoutError):
-        return "timed_out"
-    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_ENDS)
-    return "tls_failed" if is_tls else "closed_early"

@@ -30,7 +30,7 @@ def bare_context(*protocols: str) -> ssl.SSLContext:
     """How the gateway speaks TLS, by RFC 9325; without a certificate every handshake fails."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Sessions are kept here: in a ticket's length they would show whose OpenSSL made it.
+    # Sessions are kept here: the length of a ticket would show who has set up OpenSSL.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # no alert answers it
     context.set_ciphers(_CIPHERS)

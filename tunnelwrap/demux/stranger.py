@@ -15,6 +15,7 @@ from tunnelwrap.transport.sockets import completed
 from tunnelwrap.wire.proxy import Ends
 from tunnelwrap.wire.tls import ClientHello
 
+_TLS_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)  # which one, depends on OpenSSL
 _LINGER_S: Final = 5.0  # between what it still says
 _LINGER_ALL_S: Final = 30.0
 _LINGER_OCTETS: Final = 1 << 24
@@ -80,6 +81,7 @@ class Stranger(Connection):
         Raises:
             OSError: it failed.
         """
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
         self.sock, self.carrier = tls, Carrier.TLS
         await completed(tls, tls.do_handshake)
@@ -105,3 +107,11 @@ class Stranger(Connection):
         self.place.leave()
         if not self.is_handed_over:
             self.sock.close()
+
+
+def cause_of(error: OSError | EOFError) -> str:
+    """Why a connection was not handed over."""
+    if isinstance(error, TimeoutError):
+        return "timed_out"
+    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_ENDS)
+    return "tls_failed" if is_tls else "closed_early"
