@@ -14,9 +14,8 @@ from typing import Final, Literal, Self
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from tunnelwrap.auth.identity import Identity
-from tunnelwrap.config.fields import Context, IdentityText, Many, Network, Some, wrong
+from tunnelwrap.config.fields import Context, IdentityText, Many, Network, Section, Some, wrong
 from tunnelwrap.config.load import in_words, load_wrap
-from tunnelwrap.config.model import Section
 from tunnelwrap.config.placement import PRIVATE, PUBLIC, all_or_nothing, check_absent, write
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.iana import IdType
