@@ -126,10 +126,10 @@ def test_both_ip_versions_go_through_either(net: Hosts, outer: str) -> None:
 @pytest.mark.parametrize(
     ("plane", "carrier"),
     [
-        ("kernel", "tls"),
+        ("auto", "tls"),
         *(
             pytest.param(*both, marks=pytest.mark.slow)
-            for both in (("auto", "tls"), ("auto", "tcp"), ("kernel", "tcp"))
+            for both in (("userspace", "tls"), ("auto", "tcp"), ("kernel", "tcp"))
         ),
     ],
 )
@@ -142,7 +142,25 @@ def test_streams_go_through_either_plane_of_the_gateway(
     net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
     net.download(2 << 20).finish()
 
-    assert planes_of(gateway) == ["kernel" if plane == "kernel" else "userspace"]
+    assert planes_of(gateway) == ["userspace" if plane == "userspace" else "kernel"]
+
+
+@pytest.mark.slow
+def test_streams_stay_out_of_the_kernel_where_others_have_policies(net: Hosts) -> None:
+    exempt = net.gateway.sysctl("net.ipv4.conf.lo.disable_policy")
+    theirs = ("src", "198.51.100.1/32", "dst", "198.51.100.2/32", "dir", "out", "action", "block")
+    net.gateway.ip("xfrm", "policy", "add", *theirs)
+    gateway = net.serve(GATEWAY)
+    client = net.connect(CLIENT, "--carrier", "tcp")
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+
+    assert planes_of(gateway) == ["userspace"]
+    assert "streams stay in this process: 1 IPsec policies of others" in gateway.log
+    assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt
+    client.stop()
+    gateway.stop()
+    assert "198.51.100.1" in net.gateway.run("ip", "xfrm", "policy")
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Which data plane a daemon has: what the kernel can do is tried out, not guessed.
 
-auto       the kernel for UDP if it has all suites asked for, userspace for the rest
+auto       the kernel if it has all suites asked for, userspace for what it cannot have
 kernel     the same, and an error where it has not
 userspace  this process, with any kernel
 """
@@ -8,8 +8,9 @@ userspace  this process, with any kernel
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Final
 
 from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.daemon.control import Answer
@@ -26,6 +27,8 @@ from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
 
 logger = logging.getLogger(__name__)
+
+_NO_STREAMS: Final = "userspace for streams"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,12 @@ class Chosen:
     kernel_esp: bool  # ESP over UDP is the kernel's affair
     compresses: bool = False  # what comes by UDP, where that is agreed. RFC 3173
     for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
+    is_demanded: bool = False  # the kernel or nothing
     kernel: KernelPlane | None = None
+
+    def without_streams(self) -> "Chosen":
+        """The same where the bridge cannot be opened."""
+        return replace(self, remark=f"{self.remark}; {_NO_STREAMS}", for_streams=None)
 
     def __str__(self) -> str:
         return f"data plane: {self.name} ({self.remark})"
@@ -82,7 +90,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         listeners: hear of what it sees.
         policies: whose suites it must know.
         instance: marks what is left in the kernel.
-        bridges_streams: whether "kernel" is meant for streams, too.
+        bridges_streams: whether the kernel is meant for streams, too.
 
     Raises:
         Unsupported: the kernel is asked for, or AH, and it cannot.
@@ -100,16 +108,18 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         return Chosen(userspace, "userspace", why, kernel_esp=False)
     kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
     mixed = MixedPlane(kernel, userspace)
-    has_bridge = wanted == "kernel" and bridges_streams
-    return Chosen(
+    is_demanded = wanted == "kernel"
+    chosen = Chosen(
         mixed,
         "kernel",
-        "as configured" if has_bridge else "for UDP; userspace for streams",
+        "as configured" if is_demanded else "it has all suites",
         kernel_esp=True,
         compresses=_compresses(policies),
-        for_streams=mixed if has_bridge else None,
+        for_streams=mixed,
+        is_demanded=is_demanded,
         kernel=kernel,
     )
+    return chosen if bridges_streams else chosen.without_streams()
 
 
 def _compresses(policies: Iterable[ConnectionPolicy]) -> bool:

@@ -33,6 +33,8 @@ from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener
 from tunnelwrap.errors import (
     ControlError,
+    DataPlaneError,
+    HostNetError,
     InternalAddressFailure,
     Refusal,
     StoreError,
@@ -144,9 +146,8 @@ class Server:
         descriptors = take_all_descriptors()
         try:
             await self._control.start()
+            self._open_bridge()
             self._host.apply(self._changes())
-            if self._plane.for_streams is not None:
-                self._plane.for_streams.open_bridge()
             self._listen_udp()
             self._listen_streams(descriptors)
             async with asyncio.TaskGroup() as tasks:
@@ -188,6 +189,27 @@ class Server:
 
     # --- the host ----------------------------------------------------------------------------
 
+    def _open_bridge(self) -> None:
+        """Let the kernel have what comes by streams, too, if it can; before any other change.
+
+        Raises:
+            TunnelwrapError: it cannot, and was demanded.
+        """
+        mixed, is_demanded = self._plane.for_streams, self._plane.is_demanded
+        if mixed is None:
+            return
+        try:
+            if not is_demanded:
+                mixed.check_alone()
+            self._host.apply([SysctlChange.of(key, value) for key, value in LOOPBACK_SYSCTLS])
+            mixed.open_bridge()
+        except (DataPlaneError, HostNetError) as error:
+            if is_demanded:
+                raise
+            self._host.undo()
+            self._plane = self._plane.without_streams()
+            logger.info("streams stay in this process: %s", error)
+
     def _changes(self) -> list[Change]:
         """Routes and forwarding for all pools and peers' networks; NAT where a pool wants it."""
         tun, name, kernel_esp = self._host.tun.name, self._host.name, self._plane.kernel_esp
@@ -201,8 +223,6 @@ class Server:
             for network in settings.networks
         )
         changes = list(gateway_changes(tun, TUN_MTU, own, networks))
-        if self._plane.for_streams is not None:
-            changes += [SysctlChange.of(key, value) for key, value in LOOPBACK_SYSCTLS]
         if masqueraded:
             changes.append(NatChange(name, tun, masqueraded, kernel_esp))
         if pools:

@@ -40,6 +40,14 @@ class MixedPlane:
         """Packets dropped, by cause."""
         return {**self._userspace.drops, **self._kernel.drops}
 
+    def check_alone(self) -> None:
+        """Whether the bridge would change nothing for others.
+
+        Raises:
+            DataPlaneError: it would.
+        """
+        self._kernel.check_alone()
+
     def open_bridge(self) -> None:
         """Let the kernel have what comes by streams, too.
 

@@ -96,6 +96,18 @@ class KernelPlane:
         self._watch = Watch(self._xfrm, tag, self._sas, self._policies, self._on_incomplete)
         loop.add_reader(self._monitor.fileno(), self._on_events)
 
+    def check_alone(self) -> None:
+        """Whether policies on the loopback device, which the bridge needs, would be ours alone.
+
+        Raises:
+            DataPlaneError: others' policies would be asked there, too.
+        """
+        policies = len(self._xfrm.policies())
+        if policies:
+            raise DataPlaneError(
+                f"{policies} IPsec policies of others would rule the loopback, too"
+            )
+
     def open_bridge(self) -> None:
         """Take what comes by streams, too.
 
