@@ -124,7 +124,7 @@ def root_tests() -> None:
 def kernel_tests() -> None:
     """Run what needs the kernel's ESP under kernels that have it: two, for each has one processor.
 
-    A kernel's tests are a file; the longest files begin.
+    A kernel's tests are a file; the longest files begin. What is slow as a whole is in a folder.
     """
     files = sorted(Path(KERNEL_TESTS).glob("test_*.py"), key=lambda file: -file.stat().st_size)
     with ThreadPoolExecutor(KERNELS) as kernels:
