@@ -561,7 +561,7 @@ def test_silent_strangers_keep_nobody_out_and_are_closed(served: Served) -> None
         net.connect({}, "--carrier", "tls")
 
         assert len(net.other.run("ss", "-Hnt", "state", "established").splitlines()) >= 100
-        for stranger in strangers:
+        for stranger in strangers[::2]:  # those of 443 get as long as a web server gives them
             stranger.settimeout(PATIENCE_S)
             with suppress(ConnectionResetError):
                 assert stranger.recv(1) == b""
