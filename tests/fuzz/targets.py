@@ -2,5 +2,6 @@
 
 from tests.fuzz.decoders import DECODER_TARGETS
 from tests.fuzz.endpoints import ENDPOINT_TARGETS
+from tests.fuzz.web import WEB_TARGETS
 
-TARGETS = {target.name: target for target in (*DECODER_TARGETS, *ENDPOINT_TARGETS)}
+TARGETS = {target.name: target for target in (*DECODER_TARGETS, *WEB_TARGETS, *ENDPOINT_TARGETS)}

@@ -31,7 +31,9 @@ _FOR_400: Final = {
 _ENDING: Final = frozenset({400, 413, 414, 494, MISLED, 500, 501})
 _PADDING: Final = b"<!-- a padding to disable MSIE and Chrome friendly error page -->\r\n" * 6
 _WANTS_PADDING: Final = re.compile(rb"Chrome/|MSIE ")
-_RANGE: Final = re.compile(rb" *(?:([0-9]+) *- *([0-9]*)|- *([0-9]+)) *(,)?")
+_NUMBER: Final = rb"0*([0-9]{1,19})"
+_RANGE: Final = re.compile(rb" *(?:%s *- *(?:%s)?|- *%s) *(,)?" % (_NUMBER, _NUMBER, _NUMBER))
+_MAX_OFFSET: Final = (1 << 63) - 1  # a greater one can be had by nobody
 _BOUNDARIES: Final = count(1)
 
 
@@ -200,7 +202,7 @@ def _ranges(fields: dict[bytes, bytes], page: Page, etag: str) -> list[tuple[int
     at, is_more = 6, True
     while is_more:
         part = _RANGE.match(asked, at)
-        if part is None:
+        if part is None or any(int(each or b"0") > _MAX_OFFSET for each in part.groups()[:3]):
             return []
         begin, end = _bounds(part, page.size)
         if begin < end:

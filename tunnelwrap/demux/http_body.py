@@ -7,7 +7,6 @@ from tunnelwrap.demux.http_head import Request
 
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\n]*|\r?)\n")
 _SIZE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}[ \t]*(?:;[^\n]*|\r)?)?")
-_LINE: Final = re.compile(rb"[^\n]*\n")
 _MAX_LINE: Final = 4096
 
 
@@ -31,46 +30,43 @@ class Body:
     def feed(self, octets: bytes) -> bytes:
         """Take octets; gives back those that are not part of it."""
         octets, self._pending = self._pending + octets, b""
-        while octets and not self.is_complete and not self.is_malformed:
+        at = 0
+        while at < len(octets) and not self.is_complete and not self.is_malformed:
             if self._left:
-                passed = min(self._left, len(octets))
-                self._left, octets = self._left - passed, octets[passed:]
+                passed = min(self._left, len(octets) - at)
+                self._left, at = self._left - passed, at + passed
                 self.is_complete = not self._is_chunked and not self._left
-            elif (rest := self._take_line(octets)) is None:
-                self._pending, octets = octets, b""
+            elif (end := self._take_line(octets, at)) is not None:
+                at = end
             else:
-                octets = rest
-        return octets
+                self._pending, at = octets[at:], len(octets)
+        return octets[at:]
 
-    def _take_line(self, octets: bytes) -> bytes | None:
-        """What comes after the line between two chunks; None: it is not complete."""
-        line = _LINE.match(octets)
-        if line is None and len(octets) > _MAX_LINE:
+    def _take_line(self, octets: bytes, at: int) -> int | None:
+        """Where the line ends that is between two chunks; None: it is not complete."""
+        end = octets.find(b"\n", at) + 1
+        if not end and len(octets) - at > _MAX_LINE:
             self.is_malformed = True
             return None
         if self._is_after_data:
-            return self._after_data(octets)
+            return self._after_data(octets, at)
         if self._is_in_trailer:
-            self.is_complete = line is not None and line[0] in (b"\n", b"\r\n")
-            return octets[line.end() :] if line else None
-        return self._begin_chunk(octets)
+            self.is_complete = octets[at:end] in (b"\n", b"\r\n")
+            return end or None
+        return self._begin_chunk(octets, at)
 
-    def _after_data(self, octets: bytes) -> bytes | None:
-        if octets == b"\r":
-            return None
-        if not octets.startswith((b"\r\n", b"\n")):
-            self.is_malformed = True
-            return None
-        self._is_after_data = False
-        return octets[octets.index(b"\n") + 1 :]
+    def _after_data(self, octets: bytes, at: int) -> int | None:
+        if octets.startswith((b"\r\n", b"\n"), at):
+            self._is_after_data = False
+            return octets.index(b"\n", at) + 1
+        self.is_malformed = octets[at:] != b"\r"
+        return None
 
-    def _begin_chunk(self, octets: bytes) -> bytes | None:
-        size = _SIZE.match(octets)
+    def _begin_chunk(self, octets: bytes, at: int) -> int | None:
+        size = _SIZE.match(octets, at)
         if size is None:
-            if _SIZE_BEGUN.fullmatch(octets):
-                return None
-            self.is_malformed = True
+            self.is_malformed = _SIZE_BEGUN.fullmatch(octets, at) is None
             return None
         self._left = int(size[1], 16)
         self._is_after_data, self._is_in_trailer = self._left > 0, self._left == 0
-        return octets[size.end() :]
+        return size.end()

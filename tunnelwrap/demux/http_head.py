@@ -46,9 +46,10 @@ _LINE_BEGUN: Final = re.compile(
     rb"(?:%s)?|%s +(?:(?:%s|%s)?|(?:%s|%s)(?:\r| +(?:\r|%s)))"
     % (_METHOD, _METHOD, _URI, _ABSOLUTE_BEGUN, _URI, _ABSOLUTE, _VERSION_BEGUN)
 )
-_FIELD: Final = re.compile(rb"([^\x00-\x20\x7f:]+)(?:: *([^\x00\r]*?) *)?\r*")
+_FIELD: Final = re.compile(rb"([^\x00-\x20\x7f:]+)(?::([^\x00\r]*))?\r*")  # a run ends in one way
 _KNOWN_NAME: Final = re.compile(rb"[a-z0-9-]+")  # others are not looked at
 _BAD_HOST: Final = re.compile(rb"[\x00-\x20\x7f/\\]|\.\.")
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
@@ -85,7 +86,7 @@ class Request:
     def length(self) -> int:
         """Of the body, if that is not chunked."""
         length = self.fields.get(b"content-length", b"")
-        return int(length) if length.isdigit() else 0
+        return int(length) if _LENGTH.fullmatch(length) else 0
 
 
 class HeadReader:
@@ -112,17 +113,24 @@ class HeadReader:
         self.rest += octets
         if self._line_number == 0:
             self.rest = self.rest.lstrip(b"\r\n")  # RFC 9112 §2.2
-        while (end := self.rest.find(b"\n")) >= 0:
-            line, self.rest = self.rest[: end + 1], self.rest[end + 1 :]
-            if fault := self._too_long(line) or self._take(line[:-1]):
-                if not self._is_taken:
-                    self.rest = line + self.rest
-                return fault
-            if line in (b"\n", b"\r\n") or self.request.minor_version is None:
-                return _fault_of(self.request) or True
-            self._line_number += 1
-            self._is_taken = False
-        return self._unfinished() or False
+        at = 0
+        judged: bool | Fault = False
+        while judged is False and (end := self.rest.find(b"\n", at) + 1):
+            judged = self._take_line(self.rest[at:end])
+            at = at if isinstance(judged, Fault) and not self._is_taken else end
+        self.rest = self.rest[at:]
+        return judged or self._unfinished() or False
+
+    def _take_line(self, line: bytes) -> bool | Fault:
+        """Take a line with its end; whether the head is complete, or what is wrong with it."""
+        if fault := self._too_long(line) or self._take(line[:-1]):
+            return fault
+        if line in (b"\n", b"\r\n") or self.request.minor_version is None:
+            self._is_taken = True
+            return _fault_of(self.request) or True
+        self._line_number += 1
+        self._is_taken = False
+        return False
 
     def _unfinished(self) -> Fault | None:
         """What is wrong already with a line that is not complete."""
@@ -161,7 +169,7 @@ class HeadReader:
         if found is None:
             return Fault.BAD_REQUEST
         self._is_taken = True
-        name, value = found[1].lower(), found[2] or b""
+        name, value = found[1].lower(), (found[2] or b"").strip(b" ")
         return self._take_field(name, value) if _KNOWN_NAME.fullmatch(name) else None
 
     def _take_first(self, line: bytes) -> Fault | None:
@@ -172,7 +180,7 @@ class HeadReader:
         method, path, host, rest, minor = found.groups()
         request = self.request
         request.method, request.target = method, path or rest or b"/"
-        request.minor_version = None if minor is None else int(minor)
+        request.minor_version = None if minor is None else int(minor[-3:])  # zeros before
         request.host = (host or b"").lower()
         if minor is None and method != b"GET":
             return Fault.BAD_REQUEST
@@ -210,7 +218,7 @@ def _fault_of(request: Request) -> Fault | None:
     length, coding = fields.get(b"content-length"), fields.get(b"transfer-encoding")
     if minor and b"host" not in fields:
         return Fault.BAD_REQUEST
-    if length is not None and not (length.isdigit() and len(length) < 19):
+    if length is not None and not _LENGTH.fullmatch(length):
         return Fault.BAD_REQUEST
     if coding is None:
         return None
