@@ -1,5 +1,6 @@
 """What a web site has: a directory of files, or one page of our own."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ INDEX: Final = "index.html"
 
 _CHUNK: Final = 1 << 16
 _WELL_KNOWN: Final = ".well-known"  # RFC 8615
+_OUT_OF_THEM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _WELCOME: Final = (
     b"<!DOCTYPE html>\n<html><head><title>Welcome</title></head>\n"
     b"<body><h1>Welcome</h1></body></html>\n"
@@ -128,18 +130,20 @@ class Files:
 
     def _opened(self, name: str) -> Found:
         try:
-            place = (self._root / name).resolve(strict=True)
-            if not self._is_shown(name, place):
-                return HTTPStatus.NOT_FOUND
-            descriptor = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            with _held(self._root / name) as (place, handle):
+                kind = os.fstat(handle).st_mode
+                if not self._is_shown(name, place):
+                    return HTTPStatus.NOT_FOUND
+                if stat.S_ISDIR(kind):
+                    return Elsewhere()
+                return _page(name, handle) if stat.S_ISREG(kind) else HTTPStatus.NOT_FOUND
         except PermissionError:
             return HTTPStatus.FORBIDDEN
-        except (OSError, ValueError, RuntimeError):  # a loop of links is the last one
+        except OSError as error:
+            is_ours = error.errno in _OUT_OF_THEM
+            return HTTPStatus.INTERNAL_SERVER_ERROR if is_ours else HTTPStatus.NOT_FOUND
+        except ValueError:
             return HTTPStatus.NOT_FOUND
-        found = _described(name, descriptor)
-        if not isinstance(found, Page):
-            os.close(descriptor)
-        return found
 
     def _is_shown(self, name: str, place: Path) -> bool:
         if not place.is_relative_to(self._root):
@@ -149,16 +153,26 @@ class Files:
 
     def _is_folder(self, path: bytes) -> bool:
         name = os.fsdecode(path[1:-1])
-        with suppress(OSError, ValueError, RuntimeError):
-            place = (self._root / name).resolve(strict=True)
-            return place.is_dir() and self._is_shown(name, place)
+        with suppress(OSError, ValueError), _held(self._root / name) as (place, handle):
+            return stat.S_ISDIR(os.fstat(handle).st_mode) and self._is_shown(name, place)
         return False
 
 
-def _described(name: str, descriptor: int) -> Found:
+@contextmanager
+def _held(name: Path) -> Iterator[tuple[Path, int]]:
+    """What a name leads to now, whatever becomes of the name: where it really is, and a handle.
+
+    Nothing is opened by that, so that no device and no FIFO notices.
+    """
+    handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    try:
+        yield Path(f"/proc/self/fd/{handle}").readlink(), handle
+    finally:
+        os.close(handle)
+
+
+def _page(name: str, handle: int) -> Page:
+    """A regular file, opened by its handle."""
+    descriptor = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     state = os.fstat(descriptor)
-    if stat.S_ISDIR(state.st_mode):
-        return Elsewhere()
-    if not stat.S_ISREG(state.st_mode):
-        return HTTPStatus.NOT_FOUND
     return Page(type_of(name), state.st_size, int(state.st_mtime), descriptor)

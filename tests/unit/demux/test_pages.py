@@ -1,6 +1,8 @@
 """A directory as a web site: what is shown of it, and what is not."""
 
 import os
+import resource
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 
@@ -61,6 +63,44 @@ def test_what_is_not(root: Path, path: str) -> None:
 def test_directories(root: Path) -> None:
     assert at(root, "/sub") == Elsewhere()
     assert at(root, "/sub/") is HTTPStatus.FORBIDDEN
+
+
+def test_no_name_is_shown_that_leads_elsewhere_by_the_time_it_is_looked_at(root: Path) -> None:
+    """Somebody turns a directory into a link out of the site and back, as fast as can be."""
+    (root / "turns").mkdir()
+    (root / "turns/secret").write_text("mine")
+    (root / "away").symlink_to("..")
+    answers: set[object] = set()
+    with ThreadPoolExecutor(1) as pool:
+        turning = pool.submit(turn, root)
+        while not turning.done():
+            answers.add(at(root, "/turns/secret"))
+    assert answers <= {"mine", HTTPStatus.NOT_FOUND}
+
+
+def turn(root: Path) -> None:
+    for _ in range(1000):
+        for old, new in (("turns", "aside"), ("away", "turns"), ("turns", "away")):
+            (root / old).rename(root / new)
+        (root / "aside").rename(root / "turns")
+
+
+def test_without_descriptors_it_is_our_fault(root: Path) -> None:
+    files = Files(root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with files.open(b"/index.html") as found:
+            assert found is HTTPStatus.INTERNAL_SERVER_ERROR
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_nothing_stays_open(root: Path) -> None:
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for path in ("/", "/sub", "/sub/", "/none", "/fifo", "/out", "/over/", "/.git/", "/loop"):
+        at(root, path)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_a_file_that_gets_shorter(root: Path) -> None:
