@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -21,10 +22,10 @@ from tests.unit.demux.gateway import (
 from tunnelwrap.demux.cover import Cover, OwnSite, SiteBehind
 from tunnelwrap.demux.listener import Site
 from tunnelwrap.demux.opening import Gate, Secrets
-from tunnelwrap.demux.pages import Files
+from tunnelwrap.demux.pages import Files, OnePage
 from tunnelwrap.demux.routing import Backend
 from tunnelwrap.demux.shown import Shown, server_context
-from tunnelwrap.demux.web import Times
+from tunnelwrap.demux.web import Times, Web
 from tunnelwrap.path import Carrier
 from tunnelwrap.wire.prelude import request_of
 from tunnelwrap.wire.proxy import Ends, decode_header
@@ -234,6 +235,49 @@ async def test_files(identity: tuple[Path, Path], tmp_path: Path) -> None:
         said = await gate.talk(GET, context=client_context())
         assert said.endswith(b"\r\n\r\nat home")
         assert await opens(gate, WORD.encode() + STREAM) is Carrier.TLS
+
+
+async def test_the_time_for_a_request_begins_before_it_is_known_whose_it_is(
+    identity: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Else a prober's clock would tell our patience from a web server's."""
+    shown, times = Shown(server_context(*identity)), Times(head_s=1)
+    site = Site(shown, OwnSite(Files(tmp_path), times), SECRETS, patience_s=0.9)
+    async with gateway(site=site) as gate:
+        client = await asyncio.to_thread(open_client, gate.port, client_context())
+        with client:
+            begun = time.monotonic()
+            assert await asyncio.to_thread(all_of, client, 1) == b""
+            assert time.monotonic() - begun < 1.6
+        await gate.left()
+
+
+class Eager:
+    """A visitor who takes everything at once."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+
+    async def receive(self) -> bytes:
+        return b""
+
+    async def send(self, octets: bytes) -> None:
+        self.heard += octets
+
+
+async def test_nobody_waits_for_a_visitor_with_many_requests() -> None:
+    turns, visitor = 0, Eager()
+
+    async def others() -> None:
+        nonlocal turns
+        while visitor.heard.count(b"HTTP/1.1 200") < 50:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(others())
+        await Web(OnePage()).serve(visitor, GET * 50)
+    assert turns > 40  # without turns it would be one
 
 
 def all_of(client: socket.socket, size: int) -> bytes:

@@ -49,11 +49,12 @@ class OwnSite:
 
     @asynccontextmanager
     async def beside(self, visitor: Stranger) -> AsyncIterator[Host]:
-        """There is nothing to get ready."""
+        """There is nothing to get ready; its clock runs from here on."""
+        begun = asyncio.get_running_loop().time()
         ip, port = visitor.ends.destination.ip, visitor.ends.destination.port
         address = (f"[{ip}]" if ip.version == 6 else str(ip)).encode()
         web = Web(self._pages, self._secret_path, self._times, address=address, port=port)
-        yield lambda received: web.serve(visitor, received)
+        yield lambda received: web.serve(visitor, received, begun)
 
     async def correct(self, visitor: Stranger) -> End:
         """Say what was wrong."""

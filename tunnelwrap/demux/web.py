@@ -90,19 +90,27 @@ class Web:
     address: bytes = b"localhost"
     port: int = 443
 
-    async def serve(self, visitor: Visitor, received: bytes) -> Upgrade | End:
+    async def serve(
+        self, visitor: Visitor, received: bytes, begun: float | None = None
+    ) -> Upgrade | End:
         """Answer requests until one of both sides wants no more.
 
         Args:
             visitor: who asks.
             received: octets that were read already.
+            begun: since when the visitor has had time for it, by the loop's clock.
 
         Raises:
             OSError: the connection broke, or the visitor takes nothing.
         """
+        loop = asyncio.get_running_loop()
         visit = _Visit(self, visitor, received)
+        limit = (loop.time() if begun is None else begun) + self.times.head_s
         for number in range(1, self.requests + 1):
-            end = await visit.serve_one(is_first=number == 1, is_last=number == self.requests)
+            end = await visit.serve_one(
+                limit, is_first=number == 1, is_last=number == self.requests
+            )
+            limit = loop.time() + self.times.idle_s
             if end is not None:
                 return end
         return End.CLOSE
@@ -114,10 +122,12 @@ class _Visit:
     def __init__(self, web: Web, visitor: Visitor, received: bytes) -> None:
         self._web, self._visitor, self._received = web, visitor, received
 
-    async def serve_one(self, *, is_first: bool, is_last: bool) -> Upgrade | End | None:
-        """Answer a request; None: another one may come."""
+    async def serve_one(
+        self, until: float, *, is_first: bool, is_last: bool
+    ) -> Upgrade | End | None:
+        """Answer a request that comes before that time; None: another one may come."""
         reader = HeadReader()
-        fault = await self._read(reader, is_first=is_first)
+        fault = await self._read(reader, until, is_first=is_first)
         if isinstance(fault, End):
             return fault
         request, self._received = reader.request, reader.rest
@@ -128,10 +138,12 @@ class _Visit:
             return Upgrade(request, self._received)
         return await self._respond(request, keeps=request.keeps_connection and not is_last)
 
-    async def _read(self, reader: HeadReader, *, is_first: bool) -> Fault | End | None:
+    async def _read(
+        self, reader: HeadReader, until: float, *, is_first: bool
+    ) -> Fault | End | None:
         """Read a head; what is wrong with it, or how it ended before it was complete."""
         times, loop = self._web.times, asyncio.get_running_loop()
-        limit = asyncio.timeout(times.head_s if is_first else times.idle_s)
+        limit = asyncio.timeout_at(until)
         try:
             async with limit:
                 judged = reader.feed(self._received)
@@ -236,6 +248,7 @@ class _Visit:
     async def _send_piece(self, piece: bytes) -> None:
         async with asyncio.timeout(self._web.times.send_s):
             await self._visitor.send(piece)
+        await asyncio.sleep(0)  # a fast visitor, or one with many requests, keeps nobody waiting
 
     async def _pass_over(self, body: Body) -> bool:
         """Read what is left of a body; whether it ended as it should."""
