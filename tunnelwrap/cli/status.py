@@ -9,6 +9,7 @@ import click
 
 from tunnelwrap.config.load import control_socket
 from tunnelwrap.daemon.control import ask
+from tunnelwrap.errors import ControlError
 
 _TIMEOUT_S: Final = 5.0
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -29,7 +30,7 @@ def status(file: Path, *, kernel: bool, as_json: bool) -> None:
     \b
     Exit status: 0 it runs, 1 it does not, or has nothing in the kernel.
     """
-    result = ask(control_socket(file), "kernel" if kernel else "status", _TIMEOUT_S)
+    result = _asked(control_socket(file), kernel=kernel)
     if as_json:
         click.echo(json.dumps(result))
         return
@@ -45,6 +46,14 @@ def status(file: Path, *, kernel: bool, as_json: bool) -> None:
     for sa in _rows(result["ike_sas"]):
         click.echo()
         click.echo("\n".join(_lines(sa)))
+
+
+def _asked(path: Path, *, kernel: bool) -> dict[str, object]:
+    result = ask(path, "status", _TIMEOUT_S)
+    if kernel and "ways" in result:
+        why = "has no SAs, in the kernel or elsewhere; status without --kernel shows its ways"
+        raise ControlError(f"{result['role']} {result['name']} {why}")
+    return ask(path, "kernel", _TIMEOUT_S) if kernel else result
 
 
 def _headline(result: Mapping[str, object]) -> str:

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from tunnelwrap.cli.status import status
 from tunnelwrap.daemon.control import Answer, ControlServer
+from tunnelwrap.errors import ControlError
 
 KERNEL: Answer = {
     "total_sas": 1,
@@ -43,15 +44,23 @@ in the kernel: SAs 1, policies 1, not as they should be
 """
 
 
-async def shown(folder: Path, *options: str) -> Result:
-    """What the command prints beside a daemon that has something in the kernel."""
+CLIENT: Answer = {"role": "client", "name": "vpn", "ike_sas": []}
+WRAP: Answer = {"role": "wrap", "name": "vpn", "ways": []}
+
+
+async def shown(folder: Path, *options: str, role: Answer = CLIENT) -> Result:
+    """What the command prints beside a daemon."""
     file = folder / "vpn.toml"
-    file.write_text('[client]\ncontrol_socket = "vpn.sock"\n')
+    file.write_text(f'[{role["role"]}]\ncontrol_socket = "vpn.sock"\n')
 
     async def kernel() -> Answer:
         return KERNEL
 
-    server = ControlServer(folder / "vpn.sock", {"kernel": kernel})
+    async def own() -> Answer:
+        return role
+
+    commands = {"status": own} | ({"kernel": kernel} if role is CLIENT else {})
+    server = ControlServer(folder / "vpn.sock", commands)
     await server.start()
     try:
         command = ["--kernel", *options, str(file)]
@@ -68,3 +77,10 @@ async def test_what_the_kernel_has_is_shown_to_people(tmp_path: Path) -> None:
 
 async def test_what_the_kernel_has_is_one_object_for_machines(tmp_path: Path) -> None:
     assert json.loads((await shown(tmp_path, "--json")).output) == KERNEL
+
+
+async def test_a_wrapper_has_nothing_in_the_kernel(tmp_path: Path) -> None:
+    result = await shown(tmp_path, role=WRAP)
+
+    assert isinstance(result.exception, ControlError)
+    assert str(result.exception).startswith("wrap vpn has no SAs, in the kernel or elsewhere;")
