@@ -172,6 +172,31 @@ def test_the_unit_runs_the_wrapper_of_that_file(tmp_path: Path) -> None:
     assert not [line for line in done.stderr.splitlines() if "tunnelwrap-office" in line]
 
 
+@pytest.mark.parametrize("daemon", ["strongswan", "networkmanager"])
+def test_a_gate_is_the_wrappers_affair_and_its_secret_stays_in_its_file(
+    tmp_path: Path, daemon: str
+) -> None:
+    gate = '[wrap.gate]\nword = "OHBAEPHEIWAHCHAI"\n'
+    made = exported(tmp_path, daemon, OTHER_PORTS + gate, **ROAD_WARRIOR)
+
+    assert f" wrap {tmp_path}/office.toml\n" in made.unit.read_text()
+    assert "OHBAEPHEIWAHCHAI" not in made.unit.read_text() + made.configuration.read_text()
+
+
+def test_what_is_wrong_with_a_gate_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    gate = '[wrap.gate]\nword = "hunter2"\n'
+    (problem,) = problems_of(tmp_path, "strongswan", OTHER_PORTS + gate, **ROAD_WARRIOR)
+    assert problem.startswith("office.toml: wrap.gate.word: found a value that is not shown,")
+
+
+def test_a_unit_for_a_lan_has_the_rights_for_it(tmp_path: Path) -> None:
+    made = exported(tmp_path, "strongswan", OTHER_PORTS + 'lan = ["br-lan"]\n', **ROAD_WARRIOR)
+
+    text = made.unit.read_text()
+    assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_ADMIN\n" in text
+    assert "ProtectProc=default\nStateDirectory=tunnelwrap\n" in text
+
+
 def test_a_file_name_with_a_blank_is_one_word_to_systemd(tmp_path: Path) -> None:
     directory = tmp_path / "100% of it"
     directory.mkdir()
