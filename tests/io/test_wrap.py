@@ -149,6 +149,21 @@ async def test_where_udp_is_answered_all_goes_by_udp(tmp_path: Path) -> None:
         assert way["carrier"] == "udp"
 
 
+async def test_a_keepalive_keeps_the_ways_of_its_own_daemon(tmp_path: Path) -> None:
+    """Else one octet from a host on the LAN would be one for each way of all others."""
+    other = Udp("127.0.0.9")
+    async with bench(tmp_path, '["udp"]') as both:
+        both.say_marked(bytes(4) + INIT)
+        _, at = await both.gateway_nat.receive()
+        both.gateway_nat.send(bytes(4) + ANSWER, at)
+        assert (await both.daemon_nat.receive())[0] == bytes(4) + ANSWER
+
+        other.send(KEEPALIVE, ("127.0.0.2", both.nat_port))
+        both.say_marked(esp(0x2222))
+        assert await both.gateway_nat.receive() == (esp(0x2222), at)
+    other.sock.close()
+
+
 async def test_a_daemon_that_begins_on_port_4500(tmp_path: Path) -> None:
     async with bench(tmp_path) as both:
         both.say_marked(bytes(4) + INIT)

@@ -187,11 +187,11 @@ class Wrap:
     def _keep_alive(self, daemon: IpAddress) -> None:
         """The daemon has an IKE SA, most likely the last one, even if nothing goes by it."""
         self._counters["keepalives"] += 1
-        own = (passage for passage in self._passages if passage.daemon == daemon)
+        own = [passage for passage in self._passages if passage.daemon == daemon]
         last = max(own, key=lambda passage: passage.answered_at, default=None)
         if last is not None:
             last.used = self._loop.time()
-        for passage in self._passages:
+        for passage in own:
             passage.keep_alive()
 
     def _passage_of(self, home: Transport, seen: Ike | Esp) -> Passage | None:
