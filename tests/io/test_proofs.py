@@ -1,9 +1,10 @@
 """What proves to an ACME server that a name is ours, and who gets to see it."""
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,17 @@ async def test_a_line_without_end() -> None:
     port = free_port()
     async with proving([LOCALHOST], port, {TOKEN: TEXT}):
         assert (await asked(port, "X" * 20000)).startswith("HTTP/1.1 414 ")
+
+
+async def test_idle_visitors_from_one_address_are_so_many_and_no_more() -> None:
+    port = free_port()
+    async with proving([LOCALHOST], port, {TOKEN: TEXT}):
+        with ExitStack() as idle:
+            for _ in range(64):
+                idle.enter_context(await asyncio.to_thread(socket.create_connection, (NAME, port)))
+            assert await asked(port, "nonsense\r\n") == ""
+        while not (await asked(port, "nonsense\r\n")).startswith("HTTP/1.1 400 "):
+            pass
 
 
 async def test_a_port_that_somebody_has() -> None:

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Final
 
 from tunnelwrap.demux.pages import Found, OnePage, Page
+from tunnelwrap.demux.places import Places
 from tunnelwrap.demux.web import Times, Web
 from tunnelwrap.errors import TransportError
 from tunnelwrap.path import IpAddress
@@ -14,6 +16,8 @@ from tunnelwrap.path import IpAddress
 _PLACE: Final = b"/.well-known/acme-challenge/"
 _CHUNK: Final = 1 << 14
 _TIMES: Final = Times(*[10.0] * 5)
+_VISITORS: Final = 512
+_VISITORS_EACH: Final = 64  # as an authority may look at many names at once
 
 
 @asynccontextmanager
@@ -26,7 +30,8 @@ async def proving(
         TransportError: the port cannot be had.
     """
     texts = {_PLACE + token.encode(): text.encode() for token, text in proofs.items()}
-    answer = partial(_serve, Web(_Proofs(texts), times=_TIMES, requests=1))
+    web = Web(_Proofs(texts), times=_TIMES, requests=1)
+    answer = partial(_serve, web, Places(_VISITORS, _VISITORS_EACH))
     hosts = [str(address) for address in addresses]
     try:
         server = await asyncio.start_server(answer, hosts, port)
@@ -66,7 +71,16 @@ class _Visitor:
         await self._writer.drain()
 
 
-async def _serve(web: Web, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        await web.serve(_Visitor(reader, writer), b"")
-    writer.close()
+async def _serve(
+    web: Web, places: Places, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    host, *_ = writer.get_extra_info("peername")
+    place = places.take(ip_address(host))
+    try:
+        if place is not None:
+            with suppress(OSError):
+                await web.serve(_Visitor(reader, writer), b"")
+    finally:
+        if place is not None:
+            place.leave()
+        writer.close()
