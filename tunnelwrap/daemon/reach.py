@@ -4,12 +4,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from tunnelwrap.config.model import Reach
+from tunnelwrap.errors import ConnectFailed
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.store.secret_file import write_private
@@ -21,7 +23,7 @@ from tunnelwrap.transport.dial import (
     open_tls,
     tls_context,
 )
-from tunnelwrap.transport.sockets import completed
+from tunnelwrap.transport.sockets import completed, reason_of
 from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.wire.prelude import request_of
 from tunnelwrap.wire.websocket import authority
@@ -91,7 +93,10 @@ class Dialler:
             return await open_tcp(rung.address), b""
         tls = await open_tls(rung.address, server_name, self._tls, session=session)
         if rung.carrier is Carrier.TLS:
-            await self._pass_gate(tls, server_name, rung.address.port)
+            with ExitStack() as on_failure:
+                on_failure.enter_context(tls)
+                await self._pass_gate(tls, server_name, rung.address.port)
+                on_failure.pop_all()
             return tls, b""
         # Not above: it takes long to load, and most never need it.
         from tunnelwrap.transport.websocket import open_websocket  # noqa: PLC0415
@@ -106,15 +111,22 @@ class Dialler:
         return ports.get(carrier, settings.tls_port)
 
     async def _pass_gate(self, tls: ssl.SSLSocket, server_name: str, port: int) -> None:
-        """Say what the gateway wants to hear before the stream; it answers nothing."""
+        """Say what the gateway wants to hear before the stream; it answers nothing.
+
+        Raises:
+            ConnectFailed: the connection broke.
+        """
         gate = self._settings.gate
         shown = b""
         if gate is not None and gate.word is not None:
             shown = gate.word.text.encode()
         elif gate is not None and gate.path is not None:
             shown = request_of(gate.path.path, authority(server_name, port))
-        if shown:  # a new connection has room for that
-            await completed(tls, partial(tls.send, shown))
+        try:
+            if shown:  # a new connection has room for that
+                await completed(tls, partial(tls.send, shown))
+        except OSError as error:
+            raise ConnectFailed(reason_of(error)) from error
 
 
 def _show_certificate(context: ssl.SSLContext, pem: bytes) -> None:
