@@ -6,7 +6,7 @@ The layers, top to bottom; each may import what stands below it:
     daemon     composition roots: driver (feeds the core), server, client, control socket, demo
     profile    configurations of other programs, written from ours
     config     TOML into the settings of the layers below
-    demux      443: tell tunnel from web by the first octets
+    demux      443: tell tunnel from web by the first octets; the web site, and the gate in it
     hostnet    what is changed on the host, journaled and undone
     store      address pool and leases; a secret that outlives the process
     dataplane  ESP in the kernel (XFRM), or between a TUN device and a transport; of IKE it knows
