@@ -1,6 +1,7 @@
 """A web server's site on a TLS port, octet for octet, and the tunnel for those who know."""
 
 import asyncio
+import os
 import socket
 import ssl
 import time
@@ -263,6 +264,22 @@ class Eager:
 
     async def send(self, octets: bytes) -> None:
         self.heard += octets
+
+
+async def test_a_file_that_gets_shorter_ends_the_connection(tmp_path: Path) -> None:
+    """What comes next would be taken for the rest of it."""
+    file = tmp_path / "index.html"
+    file.write_bytes(bytes(100_000))
+
+    class Cutting(Eager):
+        async def send(self, octets: bytes) -> None:
+            await super().send(octets)
+            os.truncate(file, 50_000)
+
+    visitor = Cutting()
+    with pytest.raises(ConnectionAbortedError):
+        await Web(Files(tmp_path)).serve(visitor, GET * 2)
+    assert visitor.heard.count(b"HTTP/1.1 200") == 1
 
 
 async def test_nobody_waits_for_a_visitor_with_many_requests() -> None:

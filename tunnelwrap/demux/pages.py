@@ -1,5 +1,6 @@
 """What a web site has: a directory of files, or one page of our own."""
 
+import asyncio
 import errno
 import os
 import stat
@@ -42,18 +43,19 @@ class Page:
     descriptor: int | None = None
     octets: bytes = b""
 
-    def read(self, begin: int, end: int) -> Iterator[bytes]:
-        """Some of the octets, in pieces; a file that got shorter ends early."""
-        while begin < end:
-            length = min(end - begin, _CHUNK)
-            if self.descriptor is None:
-                piece = self.octets[begin : begin + length]
-            else:
-                piece = os.pread(self.descriptor, length, begin)
-            if not piece:
-                return
-            yield piece
-            begin += len(piece)
+    async def read(self, begin: int, end: int) -> bytes:
+        """Some of the octets from there on; none of a file that has got too short for it.
+
+        What the kernel has not read yet is waited for in a thread: the tunnels go on meanwhile.
+        """
+        length = min(end - begin, _CHUNK)
+        if self.descriptor is None:
+            return self.octets[begin : begin + length]
+        buffer = bytearray(length)
+        try:
+            return bytes(buffer[: os.preadv(self.descriptor, [buffer], begin, os.RWF_NOWAIT)])
+        except OSError:  # or its file system never tells
+            return await asyncio.to_thread(os.pread, self.descriptor, length, begin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ over.
 """
 
 import asyncio
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -101,7 +100,7 @@ class Web:
             begun: since when the visitor has had time for it, by the loop's clock.
 
         Raises:
-            OSError: the connection broke, or the visitor takes nothing.
+            OSError: the connection broke, the visitor takes nothing, or it would not get all.
         """
         loop = asyncio.get_running_loop()
         visit = _Visit(self, visitor, received)
@@ -238,12 +237,22 @@ class _Visit:
     async def _send(self, answer: Answer, page: Page | None = None) -> None:
         """Head and page together, in pieces that fill a record of TLS."""
         pending = answer.head
-        for piece in _pieces(answer, page):
-            pending += piece
-            while len(pending) >= _RECORD:
-                await self._send_piece(pending[:_RECORD])
-                pending = pending[_RECORD:]
+        for octets, begin, end in answer.parts:
+            pending = await self._send_records(pending + octets)
+            at = begin
+            while page is not None and at < end:
+                if not (piece := await page.read(at, end)):
+                    raise ConnectionAbortedError("a file got shorter than its answer says")
+                at += len(piece)
+                pending = await self._send_records(pending + piece)
         await self._send_piece(pending)
+
+    async def _send_records(self, pending: bytes) -> bytes:
+        """Send what fills records, and give back the rest."""
+        while len(pending) >= _RECORD:
+            await self._send_piece(pending[:_RECORD])
+            pending = pending[_RECORD:]
+        return pending
 
     async def _send_piece(self, piece: bytes) -> None:
         async with asyncio.timeout(self._web.times.send_s):
@@ -263,13 +272,6 @@ class _Visit:
                         break
                     self._received = body.feed(octets)
         return body.is_complete
-
-
-def _pieces(answer: Answer, page: Page | None) -> Iterator[bytes]:
-    for octets, begin, end in answer.parts:
-        yield octets
-        if page is not None:
-            yield from page.read(begin, end)
 
 
 def _expects(request: Request) -> bool:

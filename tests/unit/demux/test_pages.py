@@ -1,5 +1,6 @@
 """A directory as a web site: what is shown of it, and what is not."""
 
+import asyncio
 import os
 import resource
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 def at(root: Path, path: str) -> str | HTTPStatus | Elsewhere:
     """The text of the page, or what there is instead."""
     with Files(root).open(path.encode()) as found:
-        return b"".join(found.read(0, found.size)).decode() if isinstance(found, Page) else found
+        return asyncio.run(found.read(0, found.size)).decode() if isinstance(found, Page) else found
 
 
 @pytest.mark.parametrize(
@@ -103,11 +104,24 @@ def test_nothing_stays_open(root: Path) -> None:
     assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
-def test_a_file_that_gets_shorter(root: Path) -> None:
+async def test_a_file_that_gets_shorter(root: Path) -> None:
     with Files(root).open(b"/index.html") as found:
         assert isinstance(found, Page)
         os.truncate(root / "index.html", 3)
-        assert list(found.read(0, found.size)) == [b"ind"]
+        assert await found.read(0, found.size) == b"ind"
+        assert await found.read(3, found.size) == b""
+
+
+async def test_a_file_that_is_on_the_disk_only(root: Path) -> None:
+    octets = bytes(range(256)) * 64
+    with (root / "cold").open("wb") as file:
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with Files(root).open(b"/cold") as found:
+        assert isinstance(found, Page)
+        assert await found.read(256, found.size) == octets[256:]
 
 
 def test_a_directory_must_be_there(tmp_path: Path) -> None:
