@@ -24,7 +24,7 @@ from tests.io.wrapped import (
 )
 from tunnelwrap.config.load import load_wrap
 from tunnelwrap.daemon.control import ask
-from tunnelwrap.daemon.wrap import Wrap
+from tunnelwrap.daemon.wrap import MAX_PASSAGES, Wrap
 from tunnelwrap.errors import TransportError
 from tunnelwrap.iana import ExchangeType
 
@@ -393,6 +393,23 @@ async def test_nobody_else_is_sent_what_is_for_the_daemon(tmp_path: Path) -> Non
         assert (await both.daemon_nat.receive())[0] == marked(0)
         assert stranger.has_nothing()
         stranger.sock.close()
+
+
+async def test_forged_sources_take_no_way_from_who_has_an_ike_sa(tmp_path: Path) -> None:
+    async with bench(tmp_path, '["tcp"]') as both:
+        stream = await both.by_tcp()
+        for number in range(MAX_PASSAGES + 10):
+            forged = Udp(f"127.0.{1 + number // 250}.{1 + number % 250}")
+            spi = number.to_bytes(8, "little")
+            forged.send(marked(0, (b"\1" + spi[:7], NONE)), ("127.0.0.2", both.nat_port))
+            forged.sock.close()
+        count = 0
+        while count < MAX_PASSAGES:
+            ways = (await both.status())["ways"]
+            assert isinstance(ways, list)
+            count = len(ways)
+        both.say_marked(esp(0x2222))
+        assert await stream.receive() == esp(0x2222)
 
 
 # --- the rest --------------------------------------------------------------------------------

@@ -124,6 +124,7 @@ class Passage:
         self._loop = loop
         self.since = self.used = loop.time()
         self.answered_at = 0.0  # when the gateway last answered a request
+        self.is_settled = False  # the gateway answered one that was protected: it knows the keys
         self._made_at = 0.0  # when an exchange was answered that makes SPIs
         self._made_ike = False  # it may have made those of an IKE SA
         self.octets_in = 0  # from the gateway
@@ -268,6 +269,7 @@ class Passage:
         if seen.is_response:
             self._heed(seen)
             self.answered_at = self._loop.time()
+            self.is_settled = self.is_settled or seen.is_protected
             if (seen.spi_i, seen.message_id) == self._request_id:
                 self._is_answered = True
                 self._stop_waiting()

@@ -221,12 +221,16 @@ class Wrap:
 
     def _new_passage(self, daemon: IpAddress) -> Passage:
         assert self._tasks is not None  # nothing is read from the listeners before
-        if len(self._passages) >= MAX_PASSAGES:  # whoever has most of them must do without one
-            of = Counter(passage.daemon for passage in self._passages)
-            self._end(min(self._passages, key=lambda each: (-of[each.daemon], each.used)))
+        if len(self._passages) >= MAX_PASSAGES:
+            self._end(self._dispensable())
         passage = Passage(daemon, self._ways, self._learn, self._loop)
         self._passages[passage] = self._tasks.create_task(passage.run())
         return passage
+
+    def _dispensable(self) -> Passage:
+        """Of those that proved nothing first, as sources can be forged, one of who has most."""
+        of = Counter(passage.daemon for passage in self._passages)
+        return min(self._passages, key=lambda each: (each.is_settled, -of[each.daemon], each.used))
 
     def _end(self, passage: Passage) -> None:
         self._passages.pop(passage).cancel()
