@@ -266,6 +266,19 @@ class Eager:
         self.heard += octets
 
 
+async def test_who_takes_nothing_is_left_before_the_body_too(tmp_path: Path) -> None:
+    class Full(Eager):
+        async def send(self, octets: bytes) -> None:
+            del octets
+            await asyncio.Event().wait()
+
+    (tmp_path / "index.html").write_text("at home")
+    asks = GET[:-2] + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError):
+            await Web(Files(tmp_path), times=SOON).serve(Full(), asks)
+
+
 async def test_a_file_that_gets_shorter_ends_the_connection(tmp_path: Path) -> None:
     """What comes next would be taken for the rest of it."""
     file = tmp_path / "index.html"

@@ -22,6 +22,7 @@ from tunnelwrap.wire.proxy import Ends
 logger = logging.getLogger(__name__)
 
 _ANSWER_S: Final = 10.0
+_MAX_HEAD: Final = 1 << 16
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])")
 _LOCATION: Final = re.compile(rb"\r?\nlocation: *([!-~]*)", re.IGNORECASE)
 
@@ -132,7 +133,9 @@ async def _asked(server: WebServer, own: StreamPorts) -> bytes | None:
 
 async def _head(far: Connection) -> bytes:
     received = b""
-    while b"\r\n\r\n" not in received and (octets := await far.receive()):
+    while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD:
+        if not (octets := await far.receive()):
+            break
         received += octets
     return received.partition(b"\r\n\r\n")[0]
 

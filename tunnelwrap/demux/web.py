@@ -133,7 +133,7 @@ class _Visit:
         if fault is not None:
             return await self._refuse(fault, request)
         if accepted := self._accepted(request):
-            await self._visitor.send(accepted)
+            await self._send_piece(accepted)
             return Upgrade(request, self._received)
         return await self._respond(request, keeps=request.keeps_connection and not is_last)
 
@@ -198,7 +198,7 @@ class _Visit:
         if body.is_malformed:
             answer, page = page_about(Fault.BAD_REQUEST, request, keeps=False), None
         elif page is not None and request.method != b"POST" and _expects(request):
-            await self._visitor.send(_CONTINUE)
+            await self._send_piece(_CONTINUE)
         await self._send(answer, page)
         return answer
 
