@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from tunnelwrap.transport import Transport
 pytestmark = pytest.mark.root
 
 GATEWAYS = ("198.51.100.7", "2001:db8:7::7")
+OUTSIDE = "203.0.113.9"
+IPV4 = 0x0800  # its EtherType, of linux/if_ether.h
 PATIENCE_S = 10.0
 WHOLE, IN_PIECES = 100, 3000
 
@@ -96,6 +99,45 @@ async def test_other_ports_of_the_gateway_are_left_alone(phone: Namespace, tmp_p
         assert len(echo.asked) == 1
     finally:
         lan.close()
+
+
+async def test_who_forges_its_source_has_nobody_told_in_the_gateways_name(
+    phone: Namespace, tmp_path: Path
+) -> None:
+    """The address is one that the router reaches on its other side."""
+    echo = Echo()
+    lan = lan_of(GATEWAYS[0], tmp_path, echo)
+    phone.address("lo", f"{OUTSIDE}/32")
+    with other_side() as seen, client(phone, GATEWAYS[0], 500) as sock:
+        try:
+            await lan.start()
+            with phone.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forging:
+                forging.bind((OUTSIDE, 1234))
+                forging.sendto(b"forged", (GATEWAYS[0], 500))
+            sock.send(b"honest")
+            assert await asyncio.to_thread(sock.recv, 65536) == b"honest"
+        finally:
+            lan.close()
+        assert len(echo.asked) == 2
+        with pytest.raises(BlockingIOError):
+            seen.recv(65536)
+
+
+@contextmanager
+def other_side() -> Iterator[socket.socket]:
+    """A device of the router that leads elsewhere; the socket sees which IPv4 packets go there."""
+    for command in (
+        "link add wan type veth peer name far",
+        "link set wan up",
+        "link set far up",
+        f"route add {OUTSIDE} dev wan",
+        f"neighbour add {OUTSIDE} lladdr 02:00:00:00:00:09 dev wan",
+    ):
+        subprocess.run(["ip", *command.split()], check=True, timeout=30)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as seen:
+        seen.bind(("far", IPV4))
+        seen.setblocking(False)
+        yield seen
 
 
 def test_a_device_that_is_not_there_is_named(phone: Namespace, tmp_path: Path) -> None:

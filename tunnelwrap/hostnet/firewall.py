@@ -123,7 +123,8 @@ class UntrackedChange:
     """What LAN clients say to a gateway's UDP ports here, and its answers, meet no NAT of ours.
 
     The kernel would go on with the NAT of a client that has spoken to the gateway before, and a
-    source that we answer from is none of this host's addresses.
+    source that we answer from is none of this host's addresses. Such answers leave by the clients'
+    devices only.
 
     Args:
         name: of the instance: letters, digits and _.
@@ -142,7 +143,7 @@ class UntrackedChange:
         ports = ", ".join(map(str, self.ports)).join(("{{ ", " }}"))
         devices = ", ".join(f'"{name}"' for name in self.devices).join(("{{ ", " }}"))
         to = f"iifname {devices} {{family}} daddr {{set}} udp dport {ports}"
-        answers = f"{{family}} saddr {{set}} udp sport {ports} notrack"
+        answers = f"{{family}} saddr {{set}} udp sport {ports}"
         _make_table(
             self._table,
             "chain prerouting {\n  type filter hook prerouting priority raw; policy accept;\n"
@@ -152,7 +153,9 @@ class UntrackedChange:
             + "}\nchain taken {\n  type filter hook prerouting priority mangle; policy accept;\n"
             + _each_family(f"{to} ct state untracked counter", self.gateways)
             + "}\nchain output {\n  type filter hook output priority raw; policy accept;\n"
-            + _each_family(answers, self.gateways)
+            # Who has forged its source must not have others told by us in the gateway's name.
+            + _each_family(f"{answers} oifname != {devices} counter drop", self.gateways)
+            + _each_family(f"{answers} notrack", self.gateways)
             + "}",
         )
 
