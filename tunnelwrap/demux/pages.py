@@ -108,7 +108,7 @@ class Files:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+        self._root = root.absolute()  # a link there may lead elsewhere tomorrow
         if not self._root.is_dir():
             raise ConfigError([f"{root}: no directory with the files of the cover site"])
 
@@ -132,9 +132,9 @@ class Files:
 
     def _opened(self, name: str) -> Found:
         try:
-            with _held(self._root / name) as (place, handle):
+            with self._found(name) as (is_shown, handle):
                 kind = os.fstat(handle).st_mode
-                if not self._is_shown(name, place):
+                if not is_shown:
                     return HTTPStatus.NOT_FOUND
                 if stat.S_ISDIR(kind):
                     return Elsewhere()
@@ -147,30 +147,37 @@ class Files:
         except ValueError:
             return HTTPStatus.NOT_FOUND
 
-    def _is_shown(self, name: str, place: Path) -> bool:
-        if not place.is_relative_to(self._root):
-            return False
-        parts = [*name.split("/"), *place.relative_to(self._root).parts]
-        return not any(each.startswith(".") and each != _WELL_KNOWN for each in parts)
-
     def _is_folder(self, path: bytes) -> bool:
         name = os.fsdecode(path[1:-1])
-        with suppress(OSError, ValueError), _held(self._root / name) as (place, handle):
-            return stat.S_ISDIR(os.fstat(handle).st_mode) and self._is_shown(name, place)
+        with suppress(OSError, ValueError), self._found(name) as (is_shown, handle):
+            return is_shown and stat.S_ISDIR(os.fstat(handle).st_mode)
         return False
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[tuple[bool, int]]:
+        """What a name leads to: whether it may be shown, and a handle."""
+        with _held(str(self._root)) as (root, top), _held(name or ".", top) as (place, handle):
+            yield _is_shown(name, place, root), handle
 
 
 @contextmanager
-def _held(name: Path) -> Iterator[tuple[Path, int]]:
+def _held(name: str, within: int | None = None) -> Iterator[tuple[Path, int]]:
     """What a name leads to now, whatever becomes of the name: where it really is, and a handle.
 
     Nothing is opened by that, so that no device and no FIFO notices.
     """
-    handle = os.open(name, os.O_PATH | os.O_CLOEXEC)
+    handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=within)
     try:
         yield Path(f"/proc/self/fd/{handle}").readlink(), handle
     finally:
         os.close(handle)
+
+
+def _is_shown(name: str, place: Path, root: Path) -> bool:
+    if not place.is_relative_to(root):
+        return False
+    parts = [*name.split("/"), *place.relative_to(root).parts]
+    return not any(each.startswith(".") and each != _WELL_KNOWN for each in parts)
 
 
 def _page(name: str, handle: int) -> Page:

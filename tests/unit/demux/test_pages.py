@@ -86,6 +86,19 @@ def turn(root: Path) -> None:
         (root / "aside").rename(root / "turns")
 
 
+def test_a_link_to_the_site_can_be_turned_to_another(root: Path, tmp_path: Path) -> None:
+    """So new releases are put in place of old ones."""
+    (tmp_path / "now").symlink_to("www")
+    files = Files(tmp_path / "now")
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next/index.html").write_text("new")
+    (tmp_path / "link").symlink_to("next")
+    (tmp_path / "link").rename(tmp_path / "now")
+    with files.open(b"/") as found:
+        assert isinstance(found, Page)
+        assert found.size == len("new")
+
+
 def test_without_descriptors_it_is_our_fault(root: Path) -> None:
     files = Files(root)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
