@@ -225,7 +225,7 @@ def test_kill_at_any_change_is_undone_at_the_next_start(
         recovery = recover(journal)
         assert recovery.problems == ()
         assert len(recovery.undone) == position + 1
-        assert Dump.of(host) == before, recovery.undone[0]
+        assert settled(host) == before, recovery.undone[0]
         assert resolv_conf.read_text() == RESOLV_CONF
         assert not journal.exists()
         position += 1
