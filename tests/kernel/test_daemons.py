@@ -31,6 +31,7 @@ from tests.kit.daemons import (
 pytestmark = pytest.mark.kernel
 
 INNER, INNER_6 = "10.20.0.2", "fd20::2"
+HOLDS = "net.core.xfrm_larval_drop"  # 0: a packet waits for its SA
 
 
 def gateway_toml(**child: object) -> Toml:
@@ -201,7 +202,8 @@ def test_what_somebody_deletes_is_made_anew(net: Hosts) -> None:
 
 @pytest.mark.slow
 def test_on_demand_a_packet_makes_the_child_sa_and_idle_it_ends(net: Hosts) -> None:
-    """The first packets are lost; those that follow them are answered."""
+    """The first packet is answered as are those that follow it."""
+    assert net.client.sysctl(HOLDS) == "1"
     kernel: Toml = {"data_plane": "kernel"}
     gateway = net.serve({**GATEWAY, "gateway": kernel})
     child: Toml = {"child": {"start": "on-demand", "idle_s": 2, "peer_ts": ["10.66.0.0/24"]}}
@@ -211,8 +213,12 @@ def test_on_demand_a_packet_makes_the_child_sa_and_idle_it_ends(net: Hosts) -> N
     for _ in range(2):
         assert planes_of(client) == []
         assert client.sas[0]["waits_for_traffic"]
-        net.client.run("ping", "-n", "-q", "-i0.2", "-w4", "-I", INNER, SITE)
+        printed = net.client.run("ping", "-n", "-q", "-c10", "-i0.1", "-W5", "-I", INNER, SITE)
+        assert "10 packets transmitted, 10 received" in printed
         assert planes_of(client) == planes_of(gateway) == ["kernel"]
         wait_until("the end of the Child SA", lambda: planes_of(client) == [])
 
     assert len(client.named("established")) == 1
+    assert net.client.sysctl(HOLDS) == "0"
+    client.stop()
+    assert net.client.sysctl(HOLDS) == "1"

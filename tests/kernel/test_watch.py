@@ -16,10 +16,10 @@ from tests.kernel.test_plane import (
     answered,
     install,
     policies,
-    set_trap,
     states,
     until,
 )
+from tests.kernel.test_traps import set_trap
 from tests.unit.dataplane.samples import FAR, NEAR
 
 pytestmark = pytest.mark.kernel

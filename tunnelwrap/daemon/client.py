@@ -33,6 +33,7 @@ from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.status import status_of
 from tunnelwrap.daemon.way import Way
 from tunnelwrap.dataplane.userspace import tun_mtu_for
+from tunnelwrap.dataplane.xfrm_traps import TRAP_SYSCTLS
 from tunnelwrap.errors import (
     AllCarriersFailed,
     ConnectFailed,
@@ -447,8 +448,15 @@ class Client:
         if inside != self._inside:
             self._host.undo()
             self._inside = None
+            self._keep_first_packets()
             self._host.apply(inside.changes(self._host.tun.name))
             self._inside = inside
+
+    def _keep_first_packets(self) -> None:
+        """Have the kernel keep what comes before a Child SA on demand is there."""
+        if self._policy.child.on_demand and self._plane.kernel is not None:
+            for key, value in TRAP_SYSCTLS:
+                self._host.set_where_possible(key, value, "first packets on demand are lost")
 
     async def _keep(self, way: Way) -> outputs.Closed | RedirectedTo:
         """Open a broken stream again as often as it breaks, until the IKE SA ends or we must go."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from tunnelwrap.dataplane.tun import Tun
-from tunnelwrap.errors import NotPrivileged
+from tunnelwrap.errors import HostNetError, NotPrivileged
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import dns_change
 from tunnelwrap.hostnet.journal import Journal, recover
 from tunnelwrap.hostnet.links import client_changes
+from tunnelwrap.hostnet.sysctl import SysctlChange, read
 from tunnelwrap.path import IpAddress
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Hold:
         path = state_directory / "journal"
         self._clean_up(path)
         self._journal = Journal(path)
+        self._refused: set[str] = set()  # parameters that were said to be not as we want them
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Make these changes.
@@ -53,6 +55,22 @@ class Hold:
         self._journal.apply_all(changes)
         for change in changes:
             logger.debug("= %s", change)
+
+    def set_where_possible(self, key: str, value: str, otherwise: str) -> None:
+        """Set a kernel parameter that can be done without.
+
+        Args:
+            key: the parameter, with slashes.
+            value: what it gets.
+            otherwise: what it means where it cannot be set, which is said once.
+        """
+        try:
+            if read(key) != value:
+                self._journal.apply(SysctlChange.of(key, value))
+        except HostNetError as error:
+            if key not in self._refused:
+                self._refused.add(key)
+                logger.warning("%s: %s", otherwise, error)
 
     def undo(self) -> None:
         """Take everything back; calling twice is fine."""

@@ -10,13 +10,13 @@ at one instant.
     move           SAs with other addresses; sequence numbers go on
     remove         all of it, or the policies go to the next older Child SA
     trap           policies out without an SA; the first packet that meets one has the kernel tell
-                   it (ACQUIRE) and is lost, as are those behind it until the Child SA is there
+                   it (ACQUIRE), and waits there with those behind it until the Child SA is there
     reserve_spi    an SA that has no keys yet, which install fills in
 
 The high half of a request ID is the tag of this instance: what a killed run has left is found by it
 and removed at the next start, and nothing else is.
-Beside it stand the SAs (``xfrm_sas``), the policies (``xfrm_policies``) and what they are made of
-(``xfrm_pairs``).
+Beside it stand the SAs (``xfrm_sas``), the policies (``xfrm_policies``), the traps (``xfrm_traps``)
+and what all are made of (``xfrm_pairs``).
 Owns: the netlink sockets, and every SA and policy with our tag.
 """
 
@@ -31,12 +31,13 @@ from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCo
 from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.flows import kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
-from tunnelwrap.dataplane.xfrm_pairs import Ends, Pair, Trapped, inbound_directions, kind_of
+from tunnelwrap.dataplane.xfrm_pairs import Ends, Pair, inbound_directions, kind_of
 from tunnelwrap.dataplane.xfrm_policies import Policies
 from tunnelwrap.dataplane.xfrm_sas import SKIPPED, KernelSas
 from tunnelwrap.dataplane.xfrm_statistics import read_statistics, since
 from tunnelwrap.dataplane.xfrm_streams import StreamPorts
 from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, RequestIds, remove_left_behind
+from tunnelwrap.dataplane.xfrm_traps import Traps
 from tunnelwrap.dataplane.xfrm_values import (
     Acquire,
     Direction,
@@ -87,10 +88,10 @@ class KernelPlane:
         self._monitor = XfrmMonitor([Group.ACQUIRE, Group.EXPIRE, Group.MAPPING])
         self._streams: StreamPorts | None = None
         self._pairs: dict[int, Pair] = {}
-        self._traps: dict[str, Trapped] = {}
         self._sas = KernelSas(self._xfrm, tag << TAG_SHIFT)
         self._policies = Policies(self._xfrm)
         self._request_ids = RequestIds(tag)
+        self._traps = Traps(self._policies, self._request_ids)
         self._statistics = read_statistics()
         remove_left_behind(self._xfrm, tag)
         self._watch = Watch(self._xfrm, tag, self._sas, self._policies, self._on_incomplete)
@@ -173,13 +174,11 @@ class KernelPlane:
         pair = self._pairs.get(spi_in)
         if pair is None:
             raise UsageError(f"no Child SA with SPI {spi_in:08x} is installed")
-        trap = self._traps.get(pair.child.name)
         if not pair.has_outbound:
-            self._sas.add_outbound(pair, trap.sequence if trap is not None else 0)
+            self._sas.add_outbound(pair, self._traps.call_for(pair.child.name))
             pair.has_outbound = True
         self._policies.hold(pair, Direction.OUT)
-        if trap is not None and trap.sequence:
-            self._renew(trap)
+        self._traps.answered(pair.child.name)
 
     def move(self, spi_in: int, transport: Transport) -> None:
         """Send the packets of a Child SA by another path; sequence numbers go on."""
@@ -233,26 +232,16 @@ class KernelPlane:
     def trap(self, trap: Trap, transport: Transport, on_acquire: AcquireCallback) -> None:
         """Call for a Child SA when there is a packet for it that no Child SA takes.
 
+        What waits at a former trap of that name waits at this one.
+
         Raises:
             DataPlaneError: the kernel refuses it; then there is none of that name.
         """
-        self.untrap(trap.name)
-        flows = kernel_flows(trap.ts_local, trap.ts_peer)
-        request_id = self._request_ids.take(trap)
-        new = Trapped(trap, flows, Ends.of(transport, trap.protocol), request_id, on_acquire)
-        self._traps[trap.name] = new
-        try:
-            self._policies.hold_last(new, Direction.OUT)
-        except DataPlaneError:
-            self.untrap(trap.name)
-            raise
+        self._traps.set(trap, transport, on_acquire)
 
     def untrap(self, name: str) -> None:
         """Call for nothing any more by the trap of that name; unknown is no error."""
-        trap = self._traps.pop(name, None)
-        if trap is not None:
-            self._policies.release(trap, Direction.OUT)
-            self._request_ids.give_back(trap.trap)
+        self._traps.remove(name)
 
     def reserve_spi(self, spi: int, path: NetworkPath) -> bool:
         """Keep an inbound SPI for a Child SA on a path; False: somebody else has it."""
@@ -290,8 +279,7 @@ class KernelPlane:
         """Remove everything, and let the kernel go."""
         if self._monitor.fileno() >= 0:
             self._loop.remove_reader(self._monitor.fileno())
-        for name in list(self._traps):
-            self.untrap(name)
+        self._traps.remove_all()
         for spi_in in list(self._pairs):
             self.remove(spi_in)
         if self._streams is not None:
@@ -311,17 +299,6 @@ class KernelPlane:
             raise Unsupported("the kernel takes no ESP from streams here")
         port = self._streams.enter(child.spi_in, transport)
         return Ends(port.entrance, port.alias, is_encapsulated=True)
-
-    def _renew(self, trap: Trapped) -> None:
-        """A call is answered; the next one is another one.
-
-        A packet between the SA and its policy still met the trap. What the kernel keeps of that
-        would silence the next call for half a minute, but under the old request ID only.
-        """
-        trap.sequence = 0
-        self._request_ids.give_back(trap.trap)
-        trap.request_id = self._request_ids.take(trap.trap)
-        self._policies.refresh(trap, Direction.OUT)
 
     def _migrate(self, pair: Pair, ends: Ends) -> bool:
         """Have the kernel move a Child SA at one instant; whether it did.
@@ -365,7 +342,7 @@ class KernelPlane:
         if isinstance(event, Expire):
             self._take_expire(event)
         elif isinstance(event, Acquire):
-            self._take_acquire(event)
+            self._traps.take(event)
         elif isinstance(event, Mapping):
             pair = self._sas.owners.get(event.id)
             if pair is not None:
@@ -385,10 +362,3 @@ class KernelPlane:
     def _on_incomplete(self, pair: Pair) -> None:
         """Have a Child SA replaced; its traffic stands still until it is."""
         self._on_expire(pair.child.spi_in, False)
-
-    def _take_acquire(self, event: Acquire) -> None:
-        wanted = {template.reqid for template in event.policy.templates}
-        for trap in list(self._traps.values()):
-            if trap.request_id in wanted:
-                trap.sequence = event.sequence
-                trap.on_acquire()

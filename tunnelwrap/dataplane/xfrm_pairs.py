@@ -102,8 +102,8 @@ class Trapped:
     trap: Trap
     flows: list[KernelFlow]
     ends: Ends
-    request_id: int
     on_acquire: AcquireCallback
+    request_id: int = 0
     sequence: int = 0  # of the call that the outbound SA to come will answer; 0: there is none
 
     def flows_of(self, direction: Direction) -> list[KernelFlow]:
