@@ -291,6 +291,16 @@ def test_a_device_that_cannot_offload_is_no_hindrance(xfrm: XfrmSocket, uplink: 
     assert xfrm.sas() == [SA]
 
 
+def test_no_device_encrypts_what_travels_in_udp(xfrm: XfrmSocket, uplink: str) -> None:
+    """All our ESP does: so the plane asks for no offload."""
+    index = int(ip(f"-o link show {uplink}").split(":")[0])
+    in_udp = replace(SA, encapsulation=Encapsulation(4500, 4500))
+    for is_inbound in (False, True):
+        with pytest.raises(KernelRefused, match="can't be offloaded"):
+            xfrm.add_sa(replace(in_udp, offload=Offload(index, is_inbound)))
+    assert xfrm.sas() == []
+
+
 def test_ipv6_ah_and_compression_have_their_own_protocols(xfrm: XfrmSocket) -> None:
     mac = Algorithms(integrity=Algorithm("hmac(sha256)", Secret(bytes(32)), 128))
     ah = replace(SA, id=SaId(FAR_6, SPI, Proto.AH), source=NEAR_6, algorithms=mac)
