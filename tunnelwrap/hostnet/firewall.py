@@ -9,7 +9,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from tunnelwrap.errors import HostNetError, UsageError
 from tunnelwrap.hostnet.netlink import IpNetwork, collapsed
@@ -21,7 +21,30 @@ _FAMILIES: Final = ((4, "ip"), (6, "ip6"))
 
 
 @dataclass(frozen=True, slots=True)
-class NatChange:
+class _TableChange:
+    """What all changes here have in common: one table, named after instance and purpose."""
+
+    PURPOSE: ClassVar[str]
+
+    name: str
+
+    def undo(self) -> None:
+        """Delete the table."""
+        _drop_table(self._table)
+
+    def to_json(self) -> dict[str, object]:
+        """The change as plain JSON."""
+        return to_json(self)
+
+    @property
+    def _table(self) -> str:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"name of an instance {self.name!r}, expected letters, digits and _")
+        return f"tunnelwrap_{self.name}_{self.PURPOSE}"
+
+
+@dataclass(frozen=True, slots=True)
+class NatChange(_TableChange):
     """What clients send out by another device than the tunnel's leaves under our address.
 
     Args:
@@ -31,7 +54,8 @@ class NatChange:
         kernel_esp: the kernel's IPsec is a tunnel's device too.
     """
 
-    name: str
+    PURPOSE: ClassVar = "nat"
+
     tun: str
     networks: tuple[IpNetwork, ...]
     kernel_esp: bool = False
@@ -47,24 +71,12 @@ class NatChange:
             + "}",
         )
 
-    def undo(self) -> None:
-        """Delete the table."""
-        _drop_table(self._table)
-
-    def to_json(self) -> dict[str, object]:
-        """The change as plain JSON."""
-        return to_json(self)
-
     def __str__(self) -> str:
         return f"NAT for {_words(self.networks)} (table inet {self._table})"
 
-    @property
-    def _table(self) -> str:
-        return _table_name(self.name, "nat")
-
 
 @dataclass(frozen=True, slots=True)
-class ForwardChange:
+class ForwardChange(_TableChange):
     """Clients' packets pass between the tunnel's device and all others, and by no other way.
 
     What bears a pool's address and neither comes from the tunnel nor goes into it is forged, or
@@ -77,7 +89,8 @@ class ForwardChange:
         kernel_esp: the kernel's IPsec is a tunnel's device too.
     """
 
-    name: str
+    PURPOSE: ClassVar = "forward"
+
     tun: str
     networks: tuple[IpNetwork, ...]
     kernel_esp: bool = False
@@ -102,24 +115,12 @@ class ForwardChange:
             + "}",
         )
 
-    def undo(self) -> None:
-        """Delete the table."""
-        _drop_table(self._table)
-
-    def to_json(self) -> dict[str, object]:
-        """The change as plain JSON."""
-        return to_json(self)
-
     def __str__(self) -> str:
         return f"forwarding for {_words(self.networks)} (table inet {self._table})"
 
-    @property
-    def _table(self) -> str:
-        return _table_name(self.name, "forward")
-
 
 @dataclass(frozen=True, slots=True)
-class UntrackedChange:
+class UntrackedChange(_TableChange):
     """What LAN clients say to a gateway's UDP ports here, and its answers, meet no NAT of ours.
 
     The kernel would go on with the NAT of a client that has spoken to the gateway before, and a
@@ -133,7 +134,8 @@ class UntrackedChange:
         ports: and the ports.
     """
 
-    name: str
+    PURPOSE: ClassVar = "lan"
+
     devices: tuple[str, ...]
     gateways: tuple[IpNetwork, ...]
     ports: tuple[int, ...]
@@ -159,20 +161,8 @@ class UntrackedChange:
             + "}",
         )
 
-    def undo(self) -> None:
-        """Delete the table."""
-        _drop_table(self._table)
-
-    def to_json(self) -> dict[str, object]:
-        """The change as plain JSON."""
-        return to_json(self)
-
     def __str__(self) -> str:
         return f"no tracking of {_words(self.gateways)} (table inet {self._table})"
-
-    @property
-    def _table(self) -> str:
-        return _table_name(self.name, "lan")
 
 
 def _each_family(rule: str, networks: Sequence[IpNetwork]) -> str:
@@ -187,12 +177,6 @@ def _each_family(rule: str, networks: Sequence[IpNetwork]) -> str:
 
 def _words(networks: Sequence[IpNetwork]) -> str:
     return ", ".join(str(network) for network in networks)
-
-
-def _table_name(name: str, purpose: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"name of an instance {name!r}, expected letters, digits and _")
-    return f"tunnelwrap_{name}_{purpose}"
 
 
 def _make_table(table: str, body: str) -> None:
