@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.iproute import ip
+from tests.kit.daemons import Issued
 from tests.kit.kernel import IN_GUEST
 from tunnelwrap.dataplane.netlink import XfrmSocket
 
@@ -20,6 +21,12 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = (Path(argument.split("::")[0]).resolve() for argument in config.args)
     if IN_GUEST not in os.environ and any(path.is_relative_to(HERE) for path in asked):
         raise pytest.UsageError(f"these tests need a kernel that has ESP: {COMMAND}")
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
+    """What ``init`` makes, for the daemons of a file."""
+    return Issued.by_init(tmp_path_factory.mktemp("issued"))
 
 
 @pytest.fixture

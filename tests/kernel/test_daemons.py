@@ -49,11 +49,6 @@ def client_toml(**child: object) -> Toml:
 GATEWAY, CLIENT = gateway_toml(), client_toml()
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
-    return Issued.by_init(tmp_path_factory.mktemp("issued"))
-
-
 @pytest.fixture
 def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
     with hosts(issued, tmp_path) as made:

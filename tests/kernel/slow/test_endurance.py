@@ -31,11 +31,6 @@ xfrm policy add src {FOREIGN_SELECTOR[0]} dst {FOREIGN_SELECTOR[1]} dir out tmpl
 """
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
-    return Issued.by_init(tmp_path_factory.mktemp("issued"))
-
-
 @pytest.fixture
 def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
     with hosts(issued, tmp_path) as made:

@@ -30,11 +30,6 @@ PING_ON = ("ping", "-n", "-q", "-W", "5", "-I", INNER)
 CLIENT_OUTER, FORGOTTEN = "198.51.100.2", 999
 
 
-@pytest.fixture(scope="module")
-def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
-    return Issued.by_init(tmp_path_factory.mktemp("issued"))
-
-
 @pytest.fixture
 def net(issued: Issued, tmp_path: Path) -> Iterator[Hosts]:
     with hosts(issued, tmp_path) as made:
