@@ -1,10 +1,14 @@
 """Run a command under a Linux kernel of its own, one that has ESP.
 
-    python -m tests.kit.kernel [--mem 512M] [--timeout S] [--env NAME[=VALUE]]... -- COMMAND...
+    python -m tests.kit.kernel [--kernel KIND] [--mem 512M] [--timeout S] [--env NAME[=VALUE]]...
+                               -- COMMAND...
 
-The kernel is Debian's user-mode-linux, an ordinary program. Its root file system is this host's
-"/", writable, so that the command sees the same programs and files and leaves what it writes;
-/proc, /sys, /dev and /run are the guest's own, and so are devices, addresses and namespaces.
+The kernel is Debian's user-mode-linux, an ordinary program; of the KIND ``interface`` it has xfrm
+interfaces besides, and ``whole`` is another kernel, with ESP in TCP, too (``kernel_build``).
+
+Its root file system is this host's "/", writable, so that the command sees the same programs and
+files and leaves what it writes; /proc, /sys, /dev and /run are the guest's own, and so are devices,
+addresses and namespaces.
 
 The command runs as root in the caller's directory, with the caller's PATH and the variables that
 ``--env`` names; ``IN_TEST_KERNEL`` is set. Its standard input is empty; what it writes comes out
@@ -25,11 +29,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tests.kit.kernel_build import KERNEL, interface_module, whole_kernel
+
 IN_GUEST: Final = "IN_TEST_KERNEL"
+"""Set there, to the kind of kernel."""
+
+DEBIAN, INTERFACE, WHOLE = "debian", "interface", "whole"
 TIMED_OUT: Final = 124
 GUEST_DIED: Final = 125
 
-KERNEL: Final = "/usr/bin/linux.uml"
 BOOT: Final = ("rootfstype=hostfs", "rootflags=/", "rw", "quiet", "con=null", "ssl=null")
 """The kernel's arguments for a root file system that is the folder it sees as "/"."""
 
@@ -52,7 +60,7 @@ echo {here}/modprobe >/proc/sys/kernel/modprobe
 echo test-kernel >/proc/sys/kernel/hostname
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
 {here}/modprobe ipv6
-ip link set lo up
+{modules}ip link set lo up
 stty -F /dev/tty1 raw -echo
 stty -F /dev/tty2 raw -echo
 cd {directory}
@@ -65,6 +73,9 @@ echo o >/proc/sysrq-trigger
 sleep 10
 """
 
+# The module stands alone: the others that it asks for are told.
+_INTERFACES: Final = "{here}/modprobe -a xfrm4_tunnel xfrm6_tunnel && insmod {module}\n"
+
 # A cipher in a mode is made of modules and never is one: the kernel asks all the same, often.
 _MODPROBE: Final = """#!/bin/sh
 case "$*" in *"("*) exit 1 ;; esac
@@ -75,6 +86,10 @@ exec /sbin/modprobe -d {here} "$@"
 def main() -> int:
     """Run what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = (DEBIAN, INTERFACE, WHOLE)
+    parser.add_argument(
+        "--kernel", choices=kinds, default=DEBIAN, metavar="KIND", help="%(default)s"
+    )
     parser.add_argument("--mem", default="512M", help="memory of the guest (%(default)s)")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="%(default)s")
     parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]")
@@ -82,19 +97,26 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # and end the guest
     environment = dict(map(_variable, options.env))
-    return run(options.command, environment, options.mem, options.timeout)
+    return run(options.command, environment, options.mem, options.timeout, options.kernel)
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], mem: str, timeout_s: float) -> int:
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    mem: str,
+    timeout_s: float,
+    kind: str = DEBIAN,
+) -> int:
     """Boot, run a command to its end, and give back its status."""
     if not os.access(KERNEL, os.X_OK):
         print(f"no {KERNEL}: apt install user-mode-linux", file=sys.stderr)
         return GUEST_DIED
+    kernel = str(whole_kernel()) if kind == WHOLE else KERNEL
     with tempfile.TemporaryDirectory(prefix="test-kernel.", dir="/var/tmp") as folder:
         here = Path(folder)
-        _prepare(here, command, environment)
+        _prepare(here, command, {IN_GUEST: kind, **environment}, kind)
         with (here / "console").open("wb") as console:
-            was_in_time = _boot(here, mem, timeout_s, console)
+            was_in_time = _boot(here, kernel, mem, timeout_s, console)
         status = here / "status"
         if status.exists():
             return int(status.read_text())
@@ -108,7 +130,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value if is_given else os.environ.get(name, "")
 
 
-def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:
+def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str], kind: str) -> None:
     """Write the guest's first program, and what it needs."""
     path = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
     variables = {
@@ -116,7 +138,6 @@ def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str])
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "TERM": "dumb",  # the outputs are consoles there, but who knows what reads them here
-        IN_GUEST: "1",
         **environment,
     }
     (here / "lib").mkdir()
@@ -126,6 +147,9 @@ def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str])
         here=here,
         path=shlex.quote(path),
         mounts=MOUNTS,
+        modules=_INTERFACES.format(here=here, module=interface_module())
+        if kind == INTERFACE
+        else "",
         directory=shlex.quote(str(Path.cwd())),
         environment=shlex.join(f"{name}={value}" for name, value in variables.items()),
         command=shlex.join(command),
@@ -138,11 +162,11 @@ def _write_program(file: Path, text: str) -> None:
     file.chmod(0o755)
 
 
-def _boot(here: Path, mem: str, timeout_s: float, console: BinaryIO) -> bool:
+def _boot(here: Path, kernel: str, mem: str, timeout_s: float, console: BinaryIO) -> bool:
     """Run the kernel until it is halted, handing on both outputs; whether that was in time."""
     (out_end, out), (err_end, err) = os.pipe(), os.pipe()
     arguments = [
-        *(KERNEL, f"mem={mem}", *BOOT, "panic=-1", f"init={here}/init", f"uml_dir={here}/"),
+        *(kernel, f"mem={mem}", *BOOT, "panic=-1", f"init={here}/init", f"uml_dir={here}/"),
         *(f"con0=null,fd:{console.fileno()}", f"con1=null,fd:{out}", f"con2=null,fd:{err}"),
     ]
     process = subprocess.Popen(
