@@ -27,35 +27,7 @@ SOURCE: Final = "linux-source-6.1"
 TOOLS: Final = ("bc", "bison", "flex", "gcc", "libc6-dev", "make", "xz-utils")
 DEBIAN_CONFIGURATION: Final = Path("/usr/share/doc/user-mode-linux/config.gz")
 
-WANTED: Final = tuple(
-    """
-    HOSTFS TMPFS DEVTMPFS PROC_FS SYSFS PROC_SYSCTL DEBUG_FS CONFIGFS_FS BINFMT_ELF
-    BINFMT_SCRIPT UNIX98_PTYS TTY STDERR_CONSOLE SSL NULL_CHAN PTY_CHAN TTY_CHAN XTERM_CHAN
-    64BIT MCONSOLE MAGIC_SYSRQ PRINTK SYSVIPC POSIX_MQUEUE MULTIUSER FILE_LOCKING
-    INOTIFY_USER FANOTIFY FHANDLE NAMESPACES NET_NS UTS_NS IPC_NS PID_NS USER_NS CGROUPS
-    SECCOMP HIGH_RES_TIMERS NO_HZ_IDLE BPF_SYSCALL UID16 KALLSYMS IKCONFIG IKCONFIG_PROC
-    DEVMEM RANDOM_TRUST_CPU UML_RANDOM HW_RANDOM
-    NET PACKET UNIX INET IPV6 IP_ADVANCED_ROUTER IP_MULTIPLE_TABLES IPV6_MULTIPLE_TABLES
-    IPV6_SUBTREES SYN_COOKIES IPV6_TUNNEL NET_IPIP IPV6_SIT NETDEVICES NET_CORE DUMMY TUN
-    VETH BRIDGE NET_SCHED NET_SCH_NETEM NET_SCH_TBF NET_SCH_INGRESS NET_CLS_ACT NET_CLS_BPF
-    NET_ACT_MIRRED PACKET_DIAG UNIX_DIAG INET_DIAG INET_UDP_DIAG NETLINK_DIAG NETFILTER
-    NETFILTER_ADVANCED NF_CONNTRACK NF_CT_NETLINK NF_CONNTRACK_MARK NF_TABLES NF_TABLES_INET
-    NF_TABLES_IPV4 NF_TABLES_IPV6 NF_TABLES_NETDEV NFT_CT NFT_LIMIT NFT_LOG NFT_MASQ NFT_NAT
-    NFT_REDIR NFT_REJECT NFT_HASH NFT_XFRM NFT_FIB_IPV4 NFT_FIB_IPV6 NFT_FIB_INET NFT_SOCKET
-    NFT_TPROXY
-    XFRM_USER XFRM_INTERFACE XFRM_MIGRATE XFRM_STATISTICS XFRM_SUB_POLICY NET_KEY
-    NET_KEY_MIGRATE INET_AH INET_ESP INET_ESP_OFFLOAD INET_ESPINTCP INET_IPCOMP INET6_AH
-    INET6_ESP INET6_ESP_OFFLOAD INET6_ESPINTCP INET6_IPCOMP NETDEVSIM PSAMPLE CRYPTO_AES
-    CRYPTO_CAMELLIA CRYPTO_DES CRYPTO_CHACHA20POLY1305 CRYPTO_NULL CRYPTO_CBC CRYPTO_CTR
-    CRYPTO_ECB CRYPTO_CCM CRYPTO_GCM CRYPTO_CMAC CRYPTO_SEQIV CRYPTO_ECHAINIV CRYPTO_AUTHENC
-    CRYPTO_HMAC CRYPTO_XCBC CRYPTO_MD5 CRYPTO_SHA1 CRYPTO_SHA256 CRYPTO_SHA512
-    CRYPTO_DEFLATE
-    """.split()
-)
-"""What is switched on; the rest is off, unless one of these wants it."""
-
-CHECKED: Final = ("XFRM_INTERFACE", "INET_ESPINTCP", "INET6_ESPINTCP", "NETDEVSIM", "HOSTFS")
-
+CONFIGURATION: Final = Path(__file__).parent.resolve() / "kernel.config"
 # A module needs of these what its configuration reads.
 _UNREAD: Final = ("drivers/*.[ch]", "sound/*.[ch]", "fs/*.[ch]", "Documentation/*/*", "tools/*/*.c")
 
@@ -82,7 +54,7 @@ def interface_module() -> Path:
 
 
 def whole_kernel() -> Path:
-    """A kernel of the newest source, with all of ``WANTED`` built in."""
+    """A kernel of the newest source, with all of ``CONFIGURATION`` built in."""
     version = _versions()[0]
     file = _cache() / f"linux.uml-{version}"
     with _locked():
@@ -105,9 +77,7 @@ def _build_module(version: str, file: Path) -> None:
 
 def _build_kernel(version: str, file: Path) -> None:
     with _source(version) as tree:
-        wanted = tree / "wanted"
-        wanted.write_text("".join(f"CONFIG_{name}=y\n" for name in WANTED))
-        _make(tree, f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig")
+        _make(tree, f"KCONFIG_ALLCONFIG={CONFIGURATION}", "allnoconfig")
         _check((tree / ".config").read_text())
         _tell("compiling a kernel, which takes some minutes")
         _make(tree, f"-j{os.cpu_count()}", "linux")
@@ -116,9 +86,9 @@ def _build_kernel(version: str, file: Path) -> None:
 
 def _check(configuration: str) -> None:
     """See that nothing asked for was dropped for what it depends on."""
-    chosen = set(configuration.splitlines())
-    missing = [name for name in CHECKED if f"CONFIG_{name}=y" not in chosen]
-    assert not missing, f"the kernel's configuration does not take {', '.join(missing)}"
+    wanted = {line for line in CONFIGURATION.read_text().splitlines() if line.startswith("CONFIG_")}
+    missing = sorted(wanted.difference(configuration.splitlines()))
+    assert not missing, f"the kernel's source does not take {', '.join(missing)}"
 
 
 def _versions() -> list[str]:
