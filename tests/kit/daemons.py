@@ -367,11 +367,10 @@ def _wire_up(made: Hosts) -> None:
     client, other, router, gateway, site = (
         *(made.client, made.other, made.router, made.gateway, made.site),
     )
-    for host in (client, other, gateway, site):
+    for host in (client, other):
         host.sysctl("net.ipv6.conf.default.addr_gen_mode", NO_LINK_LOCAL)
-    router.sysctl(
-        "net.ipv6.conf.default.accept_dad", 0
-    )  # it asks for neighbours from such, at once
+    for host in (router, gateway, site):  # who forwards asks for neighbours from such, at once
+        host.sysctl("net.ipv6.conf.default.accept_dad", 0)
     for host, device, v4, v6 in (
         (client, "client", "198.51.100", "2001:db8:1:"),
         (other, "other", "192.0.2", "2001:db8:3:"),
