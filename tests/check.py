@@ -55,6 +55,7 @@ PACKAGES = {
 NO_ROOT_TESTS = ("tests/unit", "tests/flows", "tests/properties", "tests/fuzz", "tests/io")
 ROOT_TESTS = ("tests/netns", "tests/interop")
 KERNEL_TESTS = "tests/kernel"
+INTERFACE_TESTS = "tests/kernel/interface"
 LOSSLESS = "tests/interop/test_rekey.py"
 COVERAGE_LEAST = 85
 SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile")
@@ -123,9 +124,11 @@ def root_tests() -> None:
 def kernel_tests() -> None:
     """Run what needs the kernel's ESP under kernels that have it: two, for each has one processor.
 
-    A kernel's tests are a file; the longest files begin. What is slow as a whole is in a folder.
+    A kernel's tests are a file; the longest files begin. What is slow as a whole is in a folder,
+    and so is what needs another kernel; that with xfrm interfaces is made from its source first.
     """
     files = sorted(Path(KERNEL_TESTS).glob("test_*.py"), key=lambda file: -file.stat().st_size)
+    files = [*Path(INTERFACE_TESTS).glob("test_*.py"), *files]
     with ThreadPoolExecutor(KERNELS) as kernels:
         statuses = list(kernels.map(under_kernel, files))
     if not set(statuses) <= {0, NO_TESTS}:
@@ -134,7 +137,8 @@ def kernel_tests() -> None:
 
 def under_kernel(file: Path) -> int:
     """Run a file's tests under a kernel of their own; what fails may try once more, and is told."""
-    kit = ["python", "-m", "tests.kit.kernel", "--timeout", "900", "--"]
+    kind = "interface" if file.parent == Path(INTERFACE_TESTS) else "debian"
+    kit = ["python", "-m", "tests.kit.kernel", "--kernel", kind, "--timeout", "900", "--"]
     arguments = [*kit, "pytest", *chosen([str(file)], "kernel")]
     arguments += ["-o", f"cache_dir=.pytest_cache/{file.stem}"]
     told: list[str] = []

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.kernel import test_plane
-from tests.kernel.test_plane import (
+from tests.kernel.ends import (
     OUTER,
     OUTER_6,
     THIRD,

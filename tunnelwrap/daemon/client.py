@@ -121,7 +121,7 @@ class Client:
         listeners = Listeners(self._expired, None, self._mapped)
         settings, policies = self._settings, [self._policy]
         self._plane = choose_plane(
-            *(settings.data_plane, self._host.tun, MAX_TUN_MTU, listeners, policies, name)
+            *(settings.data_plane, self._host, MAX_TUN_MTU, listeners, policies, name)
         )
         endpoint = Endpoint(
             os.urandom,
@@ -158,6 +158,8 @@ class Client:
         self._task = asyncio.current_task()
         try:
             await self._control.start()
+            if self._plane.if_id:
+                self._host.make_interface(self._plane.if_id)
             await self._connect_and_keep()
         except asyncio.CancelledError:
             if not self._is_stopping or self._task is None:
@@ -172,7 +174,7 @@ class Client:
             self._tell(Closed(reason=str(error)))
             raise
         finally:
-            self._host.undo()
+            self._host.close()
             self._driver.close()
             self._control.close()
 
@@ -449,7 +451,7 @@ class Client:
             self._host.undo()
             self._inside = None
             self._keep_first_packets()
-            self._host.apply(inside.changes(self._host.tun.name))
+            self._host.apply(inside.changes(self._host.device))
             self._inside = inside
 
     def _keep_first_packets(self) -> None:

@@ -1,6 +1,6 @@
-"""The host's network as a daemon uses it: a TUN device, and changes that are always taken back.
+"""The host's network as a daemon uses it: a device, and changes that are always taken back.
 
-Owns: the journal. The TUN device belongs to the data plane that is made on it.
+Owns: the journals. A TUN device belongs to the data plane that is made on it.
 """
 
 import logging
@@ -17,6 +17,7 @@ from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import dns_change
 from tunnelwrap.hostnet.journal import Journal, recover
 from tunnelwrap.hostnet.links import client_changes
+from tunnelwrap.hostnet.netlink import InterfaceChange
 from tunnelwrap.hostnet.sysctl import SysctlChange, read
 from tunnelwrap.path import IpAddress
 
@@ -41,9 +42,7 @@ class Hold:
 
     def __init__(self, name: str, state_directory: Path) -> None:
         self.name = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        path = state_directory / "journal"
-        self._clean_up(path)
-        self._journal = Journal(path)
+        self._journal = _clean_journal(state_directory / "journal")
         self._refused: set[str] = set()  # parameters that were said to be not as we want them
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -74,34 +73,56 @@ class Hold:
 
     def undo(self) -> None:
         """Take everything back; calling twice is fine."""
-        for problem in self._journal.undo_all():
-            logger.warning("not undone (the next start tries again): %s", problem)
-
-    def _clean_up(self, path: Path) -> None:
-        """Undo what a killed run has left."""
-        recovery = recover(path)
-        for problem in recovery.problems:
-            logger.warning("left by a former run, and not undone: %s", problem)
-        if recovery.undone:
-            logger.info("undone what a former run left: %s", "; ".join(recovery.undone))
+        _undo_all(self._journal)
 
 
 class Host(Hold):
-    """The same with a TUN device.
+    """The same with a device that leads into the tunnel: a TUN device, or an xfrm interface.
 
     Args:
         name: of the instance; names device and tables.
-        state_directory: where the journal is.
+        state_directory: where the journals are.
 
     Raises:
         HostNetError: another process runs under this name.
-        NotPrivileged: without CAP_NET_ADMIN.
-        DataPlaneError: there is no TUN device to be had.
     """
 
     def __init__(self, name: str, state_directory: Path) -> None:
         super().__init__(name, state_directory)
-        self.tun = Tun.open(f"tw-{self.name}"[:_MAX_DEVICE])
+        self.device = f"tw-{self.name}"[:_MAX_DEVICE]
+        self._devices = _clean_journal(state_directory / "journal-device")
+
+    def open_tun(self) -> Tun:
+        """The TUN device; it belongs to the caller.
+
+        Raises:
+            NotPrivileged: without CAP_NET_ADMIN.
+            DataPlaneError: there is none to be had.
+        """
+        return Tun.open(self.device)
+
+    def why_no_interface(self, if_id: int) -> str | None:
+        """Why there cannot be an xfrm interface; None: there can. It is tried out."""
+        change = InterfaceChange(self.device, if_id)
+        try:
+            change.apply()
+            change.undo()
+        except HostNetError as error:
+            return str(error)
+        return None
+
+    def make_interface(self, if_id: int) -> None:
+        """Make the xfrm interface; it stays until ``close``.
+
+        Raises:
+            HostNetError: the kernel refuses it.
+        """
+        self._devices.apply(InterfaceChange(self.device, if_id))
+
+    def close(self) -> None:
+        """Take everything back, the device last; calling twice is fine."""
+        self.undo()
+        _undo_all(self._devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +147,21 @@ class Inside:
             is_default = any(network.prefixlen == 0 for network in self.networks)
             changes.append(dns_change(tun, self.dns, self.domains, is_default=is_default))
         return changes
+
+
+def _clean_journal(path: Path) -> Journal:
+    """A journal, when what a killed run has left is undone."""
+    recovery = recover(path)
+    for problem in recovery.problems:
+        logger.warning("left by a former run, and not undone: %s", problem)
+    if recovery.undone:
+        logger.info("undone what a former run left: %s", "; ".join(recovery.undone))
+    return Journal(path)
+
+
+def _undo_all(journal: Journal) -> None:
+    for problem in journal.undo_all():
+        logger.warning("not undone (the next start tries again): %s", problem)
 
 
 def check_rights() -> None:

@@ -3,6 +3,9 @@
 auto       the kernel if it has all suites asked for, userspace for what it cannot have
 kernel     the same, and an error where it has not
 userspace  this process, with any kernel
+
+Where the kernel has xfrm interfaces, one leads into its IPsec, for streams, too; elsewhere, and for
+what no route can lead to, policies rule all devices.
 """
 
 import asyncio
@@ -14,15 +17,16 @@ from typing import Final
 
 from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.daemon.control import Answer
+from tunnelwrap.daemon.host import Host
 from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
 from tunnelwrap.dataplane.mixed import MixedPlane
-from tunnelwrap.dataplane.tun import Tun
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback
-from tunnelwrap.dataplane.xfrm_tags import tag_of
+from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, tag_of
 from tunnelwrap.dataplane.xfrm_trial import why_not, why_uncompressed
-from tunnelwrap.errors import ControlError, Unsupported
+from tunnelwrap.errors import ControlError, DataPlaneError, Unsupported
 from tunnelwrap.iana import ProtocolId, TransformType
+from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.proposal import Proposal
 
@@ -53,6 +57,16 @@ class Chosen:
     is_demanded: bool = False  # the kernel or nothing
     kernel: KernelPlane | None = None
 
+    @property
+    def if_id(self) -> int:
+        """Of the xfrm interface that leads into it; 0: there is none."""
+        return self.kernel.if_id if self.kernel is not None else 0
+
+    @property
+    def has_policies(self) -> bool:
+        """Whether the kernel's policies take packets from any device into the tunnel."""
+        return self.kernel_esp and not self.if_id
+
     def without_streams(self) -> "Chosen":
         """The same where the bridge cannot be opened."""
         return replace(self, remark=f"{self.remark}; {_NO_STREAMS}", for_streams=None)
@@ -73,7 +87,7 @@ class Chosen:
 
 def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     wanted: str,
-    tun: Tun,
+    host: Host,
     inner_mtu: int,
     listeners: Listeners,
     policies: Sequence[ConnectionPolicy],
@@ -85,41 +99,96 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
 
     Args:
         wanted: auto, kernel or userspace.
-        tun: belongs to the plane from now on.
-        inner_mtu: MTU of the TUN device, in octets.
+        host: has the device that leads into it.
+        inner_mtu: MTU of that device, in octets.
         listeners: hear of what it sees.
         policies: whose suites it must know.
         instance: marks what is left in the kernel.
-        bridges_streams: whether the kernel is meant for streams, too.
+        bridges_streams: whether the kernel is meant for streams, too, if that takes a sysctl.
 
     Raises:
         Unsupported: the kernel is asked for, or AH, and it cannot.
         DataPlaneError: the kernel refuses.
     """
-    loop = asyncio.get_running_loop()
-    suites = suites_of(policies)
-    why = "as configured" if wanted == "userspace" else why_not(suites)
-    if why is not None and any(isinstance(suite, AhSuite) for suite in suites):
-        raise Unsupported(f"AH needs the kernel's data plane, which is not to be had: {why}")
-    if why is not None and wanted == "kernel":
-        raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
-    userspace = UserspacePlane(tun, loop, listeners.on_expire, inner_mtu, listeners.on_elsewhere)
+    why = "as configured" if wanted == "userspace" else why_not(suites_of(policies))
     if why is not None:
+        _check_optional(wanted, policies, why)
+        userspace = _userspace(host, inner_mtu, listeners)
         return Chosen(userspace, "userspace", why, kernel_esp=False)
-    kernel = KernelPlane(tag_of(instance), loop, listeners.on_expire, listeners.on_mapping)
-    mixed = MixedPlane(kernel, userspace)
-    is_demanded = wanted == "kernel"
+    kernel = _kernel_plane(host, policies, tag_of(instance), listeners)
     chosen = Chosen(
-        mixed,
+        kernel,
         "kernel",
-        "as configured" if is_demanded else "it has all suites",
+        "as configured" if wanted == "kernel" else "it has all suites",
         kernel_esp=True,
         compresses=_compresses(policies),
-        for_streams=mixed,
-        is_demanded=is_demanded,
+        is_demanded=wanted == "kernel",
         kernel=kernel,
     )
+    if kernel.if_id:
+        return replace(chosen, remark=f"{chosen.remark}; xfrm interface {host.device}")
+    mixed = MixedPlane(kernel, _userspace(host, inner_mtu, listeners))
+    chosen = replace(chosen, plane=mixed, for_streams=mixed)
     return chosen if bridges_streams else chosen.without_streams()
+
+
+def _check_optional(wanted: str, policies: Sequence[ConnectionPolicy], why: str) -> None:
+    """See that we can do without the kernel's plane.
+
+    Raises:
+        Unsupported: we cannot.
+    """
+    if any(isinstance(suite, AhSuite) for suite in suites_of(policies)):
+        raise Unsupported(f"AH needs the kernel's data plane, which is not to be had: {why}")
+    if wanted == "kernel":
+        raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
+
+
+def _userspace(host: Host, inner_mtu: int, listeners: Listeners) -> UserspacePlane:
+    return UserspacePlane(
+        host.open_tun(),
+        asyncio.get_running_loop(),
+        listeners.on_expire,
+        inner_mtu,
+        listeners.on_elsewhere,
+    )
+
+
+def _kernel_plane(
+    host: Host, policies: Sequence[ConnectionPolicy], tag: int, listeners: Listeners
+) -> KernelPlane:
+    """Tied to an xfrm interface, with its bridge for streams, or by policies alone."""
+    heard = asyncio.get_running_loop(), listeners.on_expire, listeners.on_mapping
+    if_id = tag << TAG_SHIFT
+    why = _why_by_policies(policies) or host.why_no_interface(if_id)
+    if why is None:
+        kernel = KernelPlane(tag, *heard, if_id)
+        try:
+            kernel.open_bridge()
+        except DataPlaneError as error:
+            kernel.close()
+            why = str(error)
+        else:
+            return kernel
+    logger.debug("no xfrm interface: %s", why)
+    return KernelPlane(tag, *heard)
+
+
+def _why_by_policies(policies: Iterable[ConnectionPolicy]) -> str | None:
+    """What a route into a device cannot have; None: nothing of that is wanted.
+
+    To the address that ESP goes to there are two routes then; and packets do not wait at an
+    interface until a Child SA is there.
+    """
+    for policy in policies:
+        child = policy.child
+        if child.mode is Mode.TRANSPORT:
+            return f"{policy.name} is in transport mode"
+        if not child.ts_peer and policy.pool is None:
+            return f"{policy.name} is for packets of the peer's own address"
+        if child.on_demand:
+            return f"{policy.name} is made on demand"
+    return None
 
 
 def _compresses(policies: Iterable[ConnectionPolicy]) -> bool:

@@ -97,7 +97,7 @@ class Server:
         self._leases = Leases(state / "leases.sqlite", self._pools)
         listeners = Listeners(self._expired, self._elsewhere, self._mapped)
         self._plane = choose_plane(
-            *(file.gateway.data_plane, self._host.tun, TUN_MTU, listeners, self._policies, name),
+            *(file.gateway.data_plane, self._host, TUN_MTU, listeners, self._policies, name),
             bridges_streams=True,
         )
         endpoint = Endpoint(
@@ -146,7 +146,7 @@ class Server:
         descriptors = take_all_descriptors()
         try:
             await self._control.start()
-            self._open_bridge()
+            self._open_plane()
             self._host.apply(self._changes())
             self._listen_udp()
             self._listen_streams(descriptors)
@@ -169,7 +169,7 @@ class Server:
             self._close()
 
     def _close(self) -> None:
-        self._host.undo()
+        self._host.close()
         for stream in self._streams:
             stream.close()
         for udp in self._udp:
@@ -189,12 +189,14 @@ class Server:
 
     # --- the host ----------------------------------------------------------------------------
 
-    def _open_bridge(self) -> None:
-        """Let the kernel have what comes by streams, too, if it can; before any other change.
+    def _open_plane(self) -> None:
+        """Make the device; let the kernel have what comes by streams, too, if it can.
 
         Raises:
             TunnelwrapError: it cannot, and was demanded.
         """
+        if self._plane.if_id:
+            self._host.make_interface(self._plane.if_id)
         mixed, is_demanded = self._plane.for_streams, self._plane.is_demanded
         if mixed is None:
             return
@@ -212,7 +214,7 @@ class Server:
 
     def _changes(self) -> list[Change]:
         """Routes and forwarding for all pools and peers' networks; NAT where a pool wants it."""
-        tun, name, kernel_esp = self._host.tun.name, self._host.name, self._plane.kernel_esp
+        device, name, by_policies = self._host.device, self._host.name, self._plane.has_policies
         pools = [network for pool in self._pools.values() for network in pool.networks]
         own = [address for pool in self._pools.values() for address in pool.gateways]
         networks = [*pools, *self._networks_of_peers()]
@@ -222,11 +224,11 @@ class Server:
             if settings.masquerade
             for network in settings.networks
         )
-        changes = list(gateway_changes(tun, TUN_MTU, own, networks))
+        changes = list(gateway_changes(device, TUN_MTU, own, networks))
         if masqueraded:
-            changes.append(NatChange(name, tun, masqueraded, kernel_esp))
+            changes.append(NatChange(name, device, masqueraded, by_policies))
         if pools:
-            changes.append(ForwardChange(name, tun, tuple(pools), kernel_esp))
+            changes.append(ForwardChange(name, device, tuple(pools), by_policies))
         return changes
 
     def _networks_of_peers(self) -> Iterator[IpNetwork]:

@@ -20,8 +20,9 @@ what that does not hold.
 
 What is decrypted here has come by the loopback device, whose routes the kernel exempts from
 policies: in and fwd policies would not be asked, and a peer could send from any inner address.
-LOOPBACK_SYSCTLS ends that exemption, and ``Bridge.create`` refuses to work without. What it asks
-of the data plane:
+SAs that are tied to an xfrm interface are safe: what they unwrap comes out of that device. Without
+one LOOPBACK_SYSCTLS ends the exemption, and ``Bridge.create`` refuses to work otherwise. What that
+asks of the data plane:
 - A host's packets to itself are judged then, too. Where an in policy covers an address of this
   host (a client's inner address, from everywhere), a policy that goes before it and has no template
   must allow that address to itself.
@@ -144,13 +145,18 @@ class Bridge:
         self._shared = _Shared(loop, self.entrance, Counter(), _Inbox(), self._forget)
 
     @classmethod
-    def create(cls, loop: asyncio.AbstractEventLoop) -> Self:
+    def create(cls, loop: asyncio.AbstractEventLoop, *, is_guarded: bool = False) -> Self:
         """The bridge of this network namespace, if policies guard it.
+
+        Args:
+            loop: from which everything is called.
+            is_guarded: its SAs are tied to an xfrm interface, so that they do.
 
         Raises:
             DataPlaneError: they do not, or the kernel takes no ESP on the loopback device.
         """
-        require_policies()
+        if not is_guarded:
+            require_policies()
         return cls(loop, open_entrance())
 
     @property

@@ -69,6 +69,7 @@ class KernelPlane:
         loop: from which everything is called.
         on_expire: called from the loop, never from inside a call of ours.
         on_mapping: called likewise.
+        if_id: of the xfrm interface that everything is tied to; 0: policies rule all devices.
 
     Raises:
         DataPlaneError: the kernel has no XFRM, or we have no right to it.
@@ -80,8 +81,10 @@ class KernelPlane:
         loop: asyncio.AbstractEventLoop,
         on_expire: ExpireCallback,
         on_mapping: MappingCallback,
+        if_id: int = 0,
     ) -> None:
         self._loop = loop
+        self.if_id = if_id
         self._on_expire = on_expire
         self._on_mapping = on_mapping
         self._xfrm = XfrmSocket()
@@ -116,7 +119,8 @@ class KernelPlane:
             DataPlaneError: no policy would guard it, or the kernel takes no ESP on the loopback
                 device.
         """
-        self._streams = StreamPorts(Bridge.create(self._loop))
+        bridge = Bridge.create(self._loop, is_guarded=self.if_id != 0)
+        self._streams = StreamPorts(bridge)
 
     @property
     def has_bridge(self) -> bool:
@@ -157,7 +161,7 @@ class KernelPlane:
         except DataPlaneError:
             self._request_ids.give_back(kind_of(child))
             raise
-        pair = Pair(child, flows, ends, request_id, progress)
+        pair = Pair(child, flows, ends, request_id, progress, if_id=self.if_id)
         self._pairs[child.spi_in] = pair
         try:
             self._sas.add_inbound(pair)
@@ -244,7 +248,12 @@ class KernelPlane:
         self._traps.remove(name)
 
     def reserve_spi(self, spi: int, path: NetworkPath) -> bool:
-        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it."""
+        """Keep an inbound SPI for a Child SA on a path; False: somebody else has it.
+
+        Where streams enter the kernel, every SPI is ours.
+        """
+        if path.carrier.is_reliable:
+            return spi not in self._pairs
         return self._sas.reserve_spi(spi, path)
 
     def release_spi(self, spi: int) -> None:

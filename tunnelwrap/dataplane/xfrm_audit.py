@@ -107,6 +107,7 @@ def _sa(sa: KernelSa) -> dict[str, object]:
         "source": str(sa.source),
         "destination": str(sa.id.destination),
         "mode": sa.mode.name.lower(),
+        "if_id": sa.if_id,
         "udp_ports": [ports.source_port, ports.destination_port] if ports else None,
         "octets": sa.usage.octets,
         "packets": sa.usage.packets,

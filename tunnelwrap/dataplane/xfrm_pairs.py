@@ -64,13 +64,15 @@ class Pair:
     is_incomplete: bool = False  # somebody deleted an SA of it, and that was told
     sends_plain: bool = False  # although compression is agreed: the peer's CPI is another's here
     added: set[SaId] = field(default_factory=set)
+    if_id: int = 0  # of the xfrm interface that it is tied to
 
     def flows_of(self, direction: Direction) -> list[KernelFlow]:
         """Those that policies of a direction are for.
 
-        Where the peer may have any address, this host's packets to itself are told apart.
+        Where the peer may have any address, this host's packets to itself are told apart; an xfrm
+        interface has none of them.
         """
-        if direction is not Direction.IN:
+        if direction is not Direction.IN or self.if_id:
             return self.flows
         return [*self.flows, *(each.own for each in self.flows if each.covers_own)]
 
@@ -105,6 +107,7 @@ class Trapped:
     on_acquire: AcquireCallback
     request_id: int = 0
     sequence: int = 0  # of the call that the outbound SA to come will answer; 0: there is none
+    if_id: int = 0
 
     def flows_of(self, direction: Direction) -> list[KernelFlow]:
         """A trap is for what goes out only."""
@@ -175,6 +178,7 @@ def _sa(pair: Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
         ),
         flags=_flags(sa_id),
+        if_id=pair.if_id,
     )
 
 
@@ -203,6 +207,7 @@ def compression_sa(pair: Pair, *, is_outbound: bool) -> KernelSa | None:
         reqid=pair.request_id,
         selector=_selector(child, source),
         flags=SaFlag.NO_PMTU_DISCOVERY,
+        if_id=pair.if_id,
     )
 
 

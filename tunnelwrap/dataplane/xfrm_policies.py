@@ -138,6 +138,7 @@ def _policy(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPol
         templates=(_free_template(holder),) if flow.is_own else _templates(holder, direction),
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
+        if_id=holder.if_id,
     )
 
 

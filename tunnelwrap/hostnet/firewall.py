@@ -49,20 +49,20 @@ class NatChange(_TableChange):
 
     Args:
         name: of the instance: letters, digits and _.
-        tun: the TUN device's name.
+        tun: the name of the TUN device, or of the xfrm interface.
         networks: the pools' networks.
-        kernel_esp: the kernel's IPsec is a tunnel's device too.
+        by_policies: the kernel's IPsec is a tunnel's device too.
     """
 
     PURPOSE: ClassVar = "nat"
 
     tun: str
     networks: tuple[IpNetwork, ...]
-    kernel_esp: bool = False
+    by_policies: bool = False
 
     def apply(self) -> None:
         """Make the table."""
-        in_clear = " rt ipsec missing" if self.kernel_esp else ""
+        in_clear = " rt ipsec missing" if self.by_policies else ""
         rule = f'oifname != "{self.tun}" {{family}} saddr {{set}}{in_clear} masquerade'
         _make_table(
             self._table,
@@ -84,16 +84,16 @@ class ForwardChange(_TableChange):
 
     Args:
         name: of the instance: letters, digits and _.
-        tun: the TUN device's name.
+        tun: the name of the TUN device, or of the xfrm interface.
         networks: the pools' networks.
-        kernel_esp: the kernel's IPsec is a tunnel's device too.
+        by_policies: the kernel's IPsec is a tunnel's device too.
     """
 
     PURPOSE: ClassVar = "forward"
 
     tun: str
     networks: tuple[IpNetwork, ...]
-    kernel_esp: bool = False
+    by_policies: bool = False
 
     def apply(self) -> None:
         """Make the table."""
@@ -104,7 +104,7 @@ class ForwardChange(_TableChange):
         rules = (
             f'iifname "{self.tun}" {{family}} saddr {{set}} counter accept',
             f'oifname "{self.tun}" {{family}} daddr {{set}} counter accept',
-            *(by_kernel if self.kernel_esp else ()),
+            *(by_kernel if self.by_policies else ()),
             "{family} saddr {set} counter drop",
             "{family} daddr {set} counter drop",
         )

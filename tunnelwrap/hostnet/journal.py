@@ -19,7 +19,13 @@ from tunnelwrap.errors import HostNetError
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import ResolvConfChange, ResolvedChange
 from tunnelwrap.hostnet.firewall import ForwardChange, NatChange, UntrackedChange
-from tunnelwrap.hostnet.netlink import AddressChange, LinkChange, RouteChange, RuleChange
+from tunnelwrap.hostnet.netlink import (
+    AddressChange,
+    InterfaceChange,
+    LinkChange,
+    RouteChange,
+    RuleChange,
+)
 from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.hostnet.values import from_json
 
@@ -30,7 +36,7 @@ Kinds = Mapping[str, type[Change]]
 KINDS: Final[Kinds] = {
     kind.__name__: kind
     for kind in (
-        *(AddressChange, LinkChange, RouteChange, RuleChange, SysctlChange),
+        *(AddressChange, InterfaceChange, LinkChange, RouteChange, RuleChange, SysctlChange),
         *(ResolvedChange, ResolvConfChange, NatChange, ForwardChange, UntrackedChange),
     )
 }

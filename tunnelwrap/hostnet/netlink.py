@@ -76,6 +76,40 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class InterfaceChange:
+    """There is an xfrm interface: the kernel's IPsec as a device, since Linux 4.19.
+
+    What is sent there is wrapped by the policies with its number, or dropped; what SAs with its
+    number unwrapped comes out of it.
+    """
+
+    name: str
+    if_id: int
+
+    def apply(self) -> None:
+        """Make the device."""
+        words = {"ifname": self.name, "kind": "xfrm", "xfrm_if_id": self.if_id}
+        _make(str(self), lambda route: route.link("add", **words))
+
+    def undo(self) -> None:
+        """Delete it, if it is still there."""
+        _take_back(str(self), self._delete)
+
+    def to_json(self) -> dict[str, object]:
+        """The change as plain JSON."""
+        return to_json(self)
+
+    def __str__(self) -> str:
+        return f"xfrm interface {self.name} with if_id {self.if_id:#x}"
+
+    def _delete(self, route: IPRoute) -> None:
+        for link in route.get_links(ifname=self.name):
+            info = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+            if info is not None and info.get_attr("IFLA_XFRM_IF_ID") == self.if_id:
+                route.link("del", index=link["index"])
+
+
+@dataclass(frozen=True, slots=True)
 class LinkChange:
     """A device is up and has an MTU."""
 
@@ -281,6 +315,8 @@ def _cause(error: NetlinkError | OSError) -> str:
     number = _number(error)
     if number in (errno.EPERM, errno.EACCES):
         return f"{os.strerror(number)} (the right CAP_NET_ADMIN is needed)"
+    if number == errno.EOPNOTSUPP:
+        return "this kernel cannot do that"
     if number == errno.EEXIST:
         return "this host has the same already, which would be in the way of the tunnel's"
     return os.strerror(number) if number else str(error)

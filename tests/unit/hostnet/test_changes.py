@@ -18,6 +18,7 @@ from tunnelwrap.hostnet.netlink import (
     MAIN_TABLE,
     AddressChange,
     Device,
+    InterfaceChange,
     LinkChange,
     RouteChange,
     RuleChange,
@@ -32,6 +33,7 @@ LO = Device("lo", 1)
 GATEWAY = ip_address("198.51.100.7")
 
 EXAMPLES: tuple[tuple[Change, str], ...] = (
+    (InterfaceChange("tw0", 0x9), "xfrm interface tw0 with if_id 0x9"),
     (LinkChange(TW0, 1380, 1500, was_up=False), "device tw0 up, MTU 1380"),
     (AddressChange(TW0, ip_interface("10.20.0.5/32")), "address 10.20.0.5/32 on tw0"),
     (AddressChange(TW0, ip_interface("fd20::5/128")), "address fd20::5/128 on tw0"),
