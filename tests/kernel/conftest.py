@@ -1,14 +1,16 @@
 """These tests run under a kernel that has ESP, and nowhere else."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kernel.ends import Ends, two_ends, two_hosts
 from tests.kernel.iproute import ip
 from tests.kit.daemons import Issued
 from tests.kit.kernel import IN_GUEST
+from tests.kit.netns import Namespace
 from tunnelwrap.dataplane.netlink import XfrmSocket
 
 HERE = Path(__file__).parent
@@ -27,6 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def issued(tmp_path_factory: pytest.TempPathFactory) -> Issued:
     """What ``init`` makes, for the daemons of a file."""
     return Issued.by_init(tmp_path_factory.mktemp("issued"))
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    with two_hosts() as made:
+        yield made
+
+
+@pytest.fixture
+async def ends(hosts: tuple[Namespace, Namespace]) -> AsyncIterator[Ends]:
+    with two_ends(hosts) as made:
+        yield made
 
 
 @pytest.fixture

@@ -12,17 +12,21 @@ import asyncio
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 
 from tests.kit.kernel import IN_GUEST, INTERFACE
 from tests.kit.netns import Namespace, wire
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of
+from tunnelwrap.dataplane.netlink import XfrmSocket
 from tunnelwrap.dataplane.xfrm import KernelPlane
 from tunnelwrap.dataplane.xfrm_tags import tag_of
 from tunnelwrap.ike.child_sa import ChildSa
-from tunnelwrap.path import Carrier, Path, SocketAddress
+from tunnelwrap.path import Carrier, SocketAddress
+from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.udp import UdpListener
 
@@ -44,6 +48,7 @@ class Host:
         self.expired: list[tuple[int, bool]] = []
         self.mapped: list[tuple[int, SocketAddress]] = []
         self._listeners: dict[SocketAddress, UdpListener] = {}
+        self._counted_before = self._counters()
         self.plane = self.make_plane()
 
     def make_plane(self) -> KernelPlane:
@@ -68,7 +73,7 @@ class Host:
                     has_marker=True,
                     kernel_esp=True,
                 )
-        path = Path(ours, SocketAddress(ip_address(peer), peer_port), Carrier.UDP)
+        path = NetworkPath(ours, SocketAddress(ip_address(peer), peer_port), Carrier.UDP)
         found = self._listeners[ours].transport_for(path)
         assert found is not None
         return found
@@ -79,10 +84,13 @@ class Host:
         self.plane.install(child, way, use_outbound=out)
 
     def statistics(self) -> dict[str, int]:
-        """What the kernel's IPsec dropped on this host."""
-        lines = self.host.run("cat", "/proc/net/xfrm_stat").splitlines()
-        found = {name: int(value) for name, value in map(str.split, lines)}
-        return {name: value for name, value in found.items() if value}
+        """What the kernel's IPsec dropped on this host since the test began."""
+        return dict(self._counters() - self._counted_before)
+
+    def _counters(self) -> Counter[str]:
+        with self.host.entered():
+            lines = Path("/proc/thread-self/net/xfrm_stat").read_text().splitlines()
+        return Counter({name: int(value) for name, value in map(str.split, lines)})
 
     def close(self) -> None:
         self.plane.close()
@@ -94,8 +102,8 @@ Ends = tuple[Host, Host]
 
 
 @contextmanager
-def two_ends() -> Iterator[Ends]:
-    """The hosts, each with its plane."""
+def two_hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    """The hosts, which may serve many tests: a program takes half a second to start there."""
     with Namespace("near") as near, Namespace("far") as far:
         wire(
             *(near, "eth0", [f"{OUTER[0]}/24", f"{THIRD[0]}/24", f"{OUTER_6[0]}/64"]),
@@ -108,10 +116,20 @@ def two_ends() -> Iterator[Ends]:
                 host.ip("link", "set", DEVICE, "mtu", "1400", "up")
             for other in others:
                 host.route(other, dev=DEVICE if IF_ID else "eth0")
-        made = Host(near, 0), Host(far, 1)
-        yield made
-        for end in made:
-            end.close()
+        yield near, far
+
+
+@contextmanager
+def two_ends(hosts: tuple[Namespace, Namespace]) -> Iterator[Ends]:
+    """Each host with its plane, in a kernel where nobody else has anything."""
+    for host in hosts:
+        with host.entered(), XfrmSocket() as kernel:
+            kernel.flush_sas()
+            kernel.flush_policies()
+    made = Host(hosts[0], 0), Host(hosts[1], 1)
+    yield made
+    for end in made:
+        end.close()
 
 
 async def on(host: Namespace, *command: str) -> str:

@@ -8,7 +8,7 @@ By policies for all devices, and under a kernel with xfrm interfaces by those (`
 import asyncio
 import re
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -28,7 +28,6 @@ from tests.kernel.ends import (
     on,
     policies,
     states,
-    two_ends,
     until,
 )
 from tests.unit.dataplane.samples import (
@@ -54,12 +53,6 @@ pytestmark = pytest.mark.kernel
 by_policies = pytest.mark.skipif(
     IF_ID != 0, reason="no route can lead to the address that ESP goes to; choose_plane knows that"
 )
-
-
-@pytest.fixture
-async def ends() -> Iterator[Ends]:
-    with two_ends() as made:
-        yield made
 
 
 @asynccontextmanager
@@ -549,6 +542,7 @@ async def test_an_spi_that_the_kernel_has_forgotten_meanwhile_is_used_all_the_sa
     ends[0].host.run("sysctl", "-qw", "net.core.xfrm_acq_expires=1")
     assert ends[0].plane.reserve_spi(0x1000, ends[0].transport(*OUTER).path)
     await until(lambda: "0x00001000" not in ends[0].host.run("ip", "xfrm", "state"))
+    ends[0].host.run("sysctl", "-qw", "net.core.xfrm_acq_expires=30")
 
     install(ends)
 

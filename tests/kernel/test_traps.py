@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.kernel import test_plane
 from tests.kernel.ends import (
     OUTER,
     OUTER_6,
@@ -36,13 +35,10 @@ HOLDS = _KEY.replace("/", ".")
 
 
 @pytest.fixture
-def ends(ends_on_a_wire: Ends) -> Ends:
+def ends(ends: Ends) -> Ends:
     """The near one lets packets wait, as the daemon does by TRAP_SYSCTLS."""
-    ends_on_a_wire[0].host.sysctl(HOLDS, _VALUE)
-    return ends_on_a_wire
-
-
-ends_on_a_wire = test_plane.ends
+    ends[0].host.sysctl(HOLDS, _VALUE)
+    return ends
 
 
 def set_trap(end: Host, ways: tuple[str, str] = OUTER, mode: Mode = Mode.TUNNEL) -> list[None]:

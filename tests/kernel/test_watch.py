@@ -24,8 +24,6 @@ from tests.unit.dataplane.samples import FAR, NEAR
 
 pytestmark = pytest.mark.kernel
 
-ends = test_plane.ends
-
 
 def differences(ends: Ends) -> list[object]:
     found = ends[0].plane.report()["differences"]

@@ -10,31 +10,31 @@ import asyncio
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.kernel.ends import DEVICE, IF_ID, OUTER, Ends, Host, answered, install, on, two_ends
+from tests.kernel.ends import DEVICE, IF_ID, OUTER, Ends, Host, answered, install, on
 from tests.kernel.test_bridge import received
 from tests.kit.carriers import MemoryTransport, packets_of, path_of
+from tests.kit.policies import road_warrior
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of, selectors, udp
 from tunnelwrap.daemon.host import Host as HostNetwork
+from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.dataplane.bridge import require_policies
 from tunnelwrap.dataplane.esp import IPV4, OutboundSa
+from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, tag_of
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.hostnet.netlink import InterfaceChange
+from tunnelwrap.ike.child_sa import Mode
+from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.path import Carrier
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 PORT = 2000  # as udp() has it
 FORGED = "10.3.0.1"
-
-
-@pytest.fixture
-async def ends() -> Iterator[Ends]:
-    with two_ends() as made:
-        yield made
 
 
 async def links(host: Host) -> str:
@@ -177,3 +177,43 @@ def test_another_interface_of_that_name_stays() -> None:
     theirs.undo()
     theirs.undo()
     assert not Path("/sys/class/net/ipsec9").exists()
+
+
+_, TUNNEL = road_warrior()
+NOBODY = Listeners(lambda _spi, _is_hard: None, None, lambda _spi, _peer: None)
+
+
+async def chosen(tmp_path: Path, policy: ConnectionPolicy) -> str:
+    """What is said of the choice."""
+    found = choose_plane("auto", HostNetwork("test", tmp_path), 1400, NOBODY, [policy], "test")
+    found.plane.close()
+    assert (found.if_id != 0) == ("xfrm interface tw-test" in str(found))
+    return str(found)
+
+
+async def test_an_interface_is_the_first_choice(tmp_path: Path) -> None:
+    said = await chosen(tmp_path, TUNNEL)
+    assert said == "data plane: kernel (it has all suites; xfrm interface tw-test)"
+    assert "tw-test" not in {name for _, name in socket.if_nameindex()}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        replace(TUNNEL, child=replace(TUNNEL.child, mode=Mode.TRANSPORT)),
+        replace(TUNNEL, child=replace(TUNNEL.child, on_demand=True)),
+        replace(TUNNEL, pool=None),
+    ],
+    ids=["transport", "on-demand", "own-address"],
+)
+async def test_what_no_route_can_lead_to_goes_by_policies(
+    tmp_path: Path, policy: ConnectionPolicy
+) -> None:
+    assert "xfrm interface" not in await chosen(tmp_path, policy)
+
+
+async def test_so_does_all_if_somebody_else_has_its_number(tmp_path: Path) -> None:
+    theirs = InterfaceChange("ipsec9", tag_of("test") << TAG_SHIFT)
+    theirs.apply()
+    assert "xfrm interface" not in await chosen(tmp_path, TUNNEL)
+    theirs.undo()
