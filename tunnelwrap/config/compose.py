@@ -79,13 +79,19 @@ def stream_limits(own: StreamPorts, descriptors: int) -> StreamLimits:
     """What those who come by TCP may cost, on each port.
 
     Who is sent on to a server has two descriptors: all of them together get half of what there is,
-    and those of one address no more than half of that.
+    and those of one address no more than half of that. Strangers get an eighth.
     """
     allowed = StreamLimits(own.strangers, own.strangers_per_address)
     ports = max(len(own.tcp_ports) + len(own.tls_ports), 1)
     forwarded = min(allowed.forwarded, descriptors // 4 // ports)
     per_origin = min(allowed.forwarded_per_origin, max(forwarded // 2, 1))
-    return replace(allowed, forwarded=forwarded, forwarded_per_origin=per_origin)
+    strangers = min(allowed.strangers, max(descriptors // 8 // ports, 1))
+    return StreamLimits(
+        strangers=strangers,
+        strangers_per_origin=min(allowed.strangers_per_origin, strangers),
+        forwarded=forwarded,
+        forwarded_per_origin=per_origin,
+    )
 
 
 def routing(own: StreamPorts) -> Routing:

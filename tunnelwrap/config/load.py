@@ -3,11 +3,14 @@
 Each problem is a line ``FILE: KEY: found ..., expected ...``; values of secrets are never shown.
 """
 
+import logging
 import os
+import stat
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar, get_args
 
@@ -23,6 +26,8 @@ Table = dict[str, object]
 File = GatewayFile | ClientFile | RelayFile | WrapFile
 FileT = TypeVar("FileT", bound=File)
 
+_log = logging.getLogger(__name__)
+
 _ROLES: Final[dict[str, type[File]]] = {
     "gateway": GatewayFile,
     "client": ClientFile,
@@ -31,6 +36,8 @@ _ROLES: Final[dict[str, type[File]]] = {
 }
 _STATELESS: Final = frozenset({"relay"})
 _SECRET_KEYS: Final = frozenset({"psk", "ppk", "key", "path", "websocket_path", "eab_key", "word"})
+_OWN_SECRETS: Final = frozenset({"psk", "ppk", "eab_key", "word"})
+"""Those that stand in the file itself."""
 _EXPECTED: Final = {
     "string_type": "a text in quotes",
     "int_type": "a whole number",
@@ -66,6 +73,7 @@ def load(path: Path, wall_now: datetime | None = None) -> File:
     model = _ROLES[role]
     complete = _with_places(document, role, path.stem)
     context = _context(document, path, wall_now or datetime.now(UTC))
+    _warn_of_readers(document, path)
     try:
         return TypeAdapter(model).validate_python(complete, context=context)
     except ValidationError as error:
@@ -153,6 +161,22 @@ def _read(path: Path) -> Table:
         raise ConfigError([f"{path}: octet {error.start} is not UTF-8, expected TOML"]) from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: {error}, expected TOML"]) from None
+
+
+def _warn_of_readers(document: Table, path: Path) -> None:
+    """Say so where others may read secrets, which is no reason not to start."""
+    mode = path.stat().st_mode
+    if mode & stat.S_IROTH and not _OWN_SECRETS.isdisjoint(_keys(document)):
+        _log.warning("%s has secrets in it, and every user can read it: chmod 600 it", path)
+
+
+def _keys(value: object) -> Iterator[str]:
+    """Every key of a table and of the tables in it."""
+    if isinstance(value, list):
+        yield from chain.from_iterable(map(_keys, value))
+    elif isinstance(value, dict):
+        yield from value
+        yield from chain.from_iterable(map(_keys, value.values()))
 
 
 def _context(document: Table, path: Path, wall_now: datetime) -> Context:

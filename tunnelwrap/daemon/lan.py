@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_S: Final = 300.0
 """How often the gateway's name is looked up; what it once was stays ours as well."""
 
+MOST_ADDRESSES: Final = 32
+"""Of a name that has others each time; the oldest that it has no more are given up."""
+
 _PORTS: Final = {500: False, 4500: True}  # those of all clients, and whether IKE has a marker there
 
 
@@ -85,6 +88,7 @@ class Lan:
         for address in addresses:
             if address.version in versions and address not in self._listeners:
                 self._listeners[address] = self._listen(address)
+        self._give_up([each for each in self._listeners if each not in addresses])
         if self._taken != [*self._listeners]:
             self._hold.undo()
             self._taken = []
@@ -96,6 +100,11 @@ class Lan:
                 " and ".join(self._devices),
                 " and ".join(map(str, taken)),
             )
+
+    def _give_up(self, old: Sequence[IpAddress]) -> None:
+        for address in old[: max(len(self._listeners) - MOST_ADDRESSES, 0)]:
+            for listener in self._listeners.pop(address):
+                listener.close()
 
     def _listen(self, address: IpAddress) -> list[UdpListener]:
         made: list[UdpListener] = []

@@ -45,6 +45,28 @@ def test_the_tables_tell_the_role(tmp_path: Path) -> None:
     assert load_client(client).client.carriers == (Carrier.UDP, Carrier.TCP, Carrier.TLS)
 
 
+@pytest.mark.parametrize(("mode", "is_told"), [(0o644, True), (0o640, False), (0o600, False)])
+def test_secrets_that_every_user_can_read_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, *, is_told: bool
+) -> None:
+    file = written(tmp_path, CLIENT)
+    file.chmod(mode)
+    load(file)
+    assert [record.getMessage() for record in caplog.records] == (
+        [f"{file} has secrets in it, and every user can read it: chmod 600 it"] if is_told else []
+    )
+
+
+def test_a_file_without_secrets_may_be_read_by_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_credentials(tmp_path)
+    file = written(tmp_path, CERTIFIED_CLIENT)
+    file.chmod(0o644)
+    load(file, WHEN)
+    assert caplog.records == []
+
+
 def test_the_other_role_is_refused(tmp_path: Path) -> None:
     gateway, client = written(tmp_path, GATEWAY, "g.toml"), written(tmp_path, CLIENT, "c.toml")
 

@@ -89,6 +89,13 @@ def test_whoever_is_sent_on_has_no_more_than_half_of_the_descriptors(tmp_path: P
     assert stream_limits(gateway, 1024).forwarded == 256
 
 
+def test_strangers_have_no_more_than_an_eighth_of_the_descriptors(tmp_path: Path) -> None:
+    gateway = load_gateway(written(tmp_path, GATEWAY)).gateway
+    allowed = stream_limits(gateway, 256)
+    assert (allowed.strangers, allowed.strangers_per_origin) == (32, 32)
+    assert stream_limits(gateway, 4).strangers == 1
+
+
 def test_they_are_shown_and_what_is_shown_can_be_loaded(tmp_path: Path) -> None:
     text = gateway_with(ROUTES, MORE)
     shown = effective(load(written(tmp_path, text)))
