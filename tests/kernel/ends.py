@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
+
 from tests.kit.kernel import IN_GUEST, INTERFACE
 from tests.kit.netns import Namespace, wire
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of
@@ -32,6 +34,12 @@ from tunnelwrap.transport.udp import UdpListener
 
 IF_ID = 0x4200 if os.environ.get(IN_GUEST) == INTERFACE else 0
 DEVICE = "ipsec0"
+
+by_policies = pytest.mark.skipif(
+    IF_ID != 0, reason="it is about policies that rule all devices, which choose_plane knows"
+)
+"""Transport mode, traps, and what others have for all devices or send by another one."""
+
 OUTER = ("192.0.2.1", "192.0.2.2")
 OUTER_6 = ("2001:db8::1", "2001:db8::2")
 THIRD = ("192.0.2.11", "192.0.2.12")

@@ -16,7 +16,6 @@ from ipaddress import ip_address
 import pytest
 
 from tests.kernel.ends import (
-    IF_ID,
     NAT_PORT,
     OUTER,
     OUTER_6,
@@ -24,6 +23,7 @@ from tests.kernel.ends import (
     Ends,
     Host,
     answered,
+    by_policies,
     install,
     on,
     policies,
@@ -49,10 +49,6 @@ from tunnelwrap.ike.child_sa import Mode, SaLimits
 from tunnelwrap.path import SocketAddress
 
 pytestmark = pytest.mark.kernel
-
-by_policies = pytest.mark.skipif(
-    IF_ID != 0, reason="no route can lead to the address that ESP goes to; choose_plane knows that"
-)
 
 
 @asynccontextmanager
@@ -292,6 +288,7 @@ async def test_what_was_not_agreed_is_dropped_coming_in(ends: Ends) -> None:
     assert ends[1].statistics() == {"XfrmInNoPols": 2}
 
 
+@by_policies
 async def test_nobody_speaks_in_clear_for_the_peer(ends: Ends) -> None:
     ends[1].install(child_of(1))
 
@@ -479,6 +476,7 @@ async def test_what_a_killed_run_left_is_removed_and_nothing_else(ends: Ends) ->
     again.close()
 
 
+@by_policies
 async def test_a_refused_child_sa_leaves_nothing(ends: Ends) -> None:
     add_policy(ends[0], "10.1.0.0/16", "10.2.0.0/16")
 

@@ -14,6 +14,7 @@ from tests.kernel.ends import (
     THIRD,
     Ends,
     answered,
+    by_policies,
     install,
     policies,
     states,
@@ -86,6 +87,7 @@ async def test_of_each_child_sa_it_is_told_once(
     assert "2 Child SAs to be replaced" in caplog.text
 
 
+@by_policies
 @pytest.mark.slow
 async def test_what_we_do_ourselves_is_no_difference(
     ends: Ends, caplog: pytest.LogCaptureFixture
@@ -111,6 +113,7 @@ async def test_what_we_do_ourselves_is_no_difference(
     assert caplog.records == []
 
 
+@by_policies
 @pytest.mark.slow
 async def test_a_policy_of_another_program_in_our_place_stays(
     ends: Ends, caplog: pytest.LogCaptureFixture
