@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.ends import by_policies
 from tests.kernel.iproute import states
 from tests.kit import daemons
 from tests.kit.daemons import (
@@ -141,6 +142,7 @@ def test_streams_go_through_either_plane_of_the_gateway(
     assert planes_of(gateway) == ["userspace" if plane == "userspace" else "kernel"]
 
 
+@by_policies
 @pytest.mark.slow
 def test_streams_stay_out_of_the_kernel_where_others_have_policies(net: Hosts) -> None:
     exempt = net.gateway.sysctl("net.ipv4.conf.lo.disable_policy")

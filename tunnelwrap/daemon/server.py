@@ -60,6 +60,9 @@ logger = logging.getLogger(__name__)
 TUN_MTU: Final = 1400
 """Fits every suite over UDP on an Ethernet path; clients behind less are told by ICMP."""
 
+INTERFACE_MTU: Final = 1500
+"""Of an xfrm interface: the kernel knows what each SA adds, and tells who sends more."""
+
 CLOSE_S: Final = 2.0  # how long clients may take to answer our deletes
 IDLE_STREAM_S: Final = 10.0  # a stream without an established IKE SA. RFC 9329 §6.1, §6.3
 
@@ -224,7 +227,8 @@ class Server:
             if settings.masquerade
             for network in settings.networks
         )
-        changes = list(gateway_changes(device, TUN_MTU, own, networks))
+        mtu = INTERFACE_MTU if self._plane.if_id else TUN_MTU
+        changes = list(gateway_changes(device, mtu, own, networks))
         if masqueraded:
             changes.append(NatChange(name, device, masqueraded, by_policies))
         if pools:

@@ -65,7 +65,8 @@ def connect(net: Hosts, *reached: str) -> tuple[Daemon, Daemon]:
 
 def connect_forger(net: Hosts) -> None:
     """The client, with a data plane that lets everything out."""
-    file = net.write("client", merged(net.issued.client, client_of(INNER, SITES)))
+    forging = {**client_of(INNER, SITES), "client": {"data_plane": "userspace"}}
+    file = net.write("client", merged(net.issued.client, forging))
     options = ("connect", "--json", "--carrier", "tls")
     net.daemons.append(Daemon(net.client, file, *options, module="tests.kernel.forger"))
     net.daemons[-1].tells("established")
