@@ -276,6 +276,7 @@ class NotifyType(IntEnum):
     IP6_ALLOWED = 16440
     ADDITIONAL_KEY_EXCHANGE = 16441
     USE_AGGFRAG = 16442
+    USE_BEET_MODE = 40961  # of the numbers for private use: strongSwan's
 
 
 class TsType(IntEnum):

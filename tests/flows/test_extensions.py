@@ -7,13 +7,19 @@ import pytest
 
 from tests.flows.scripted import Change, ScriptedInitiator, ScriptedResponder, clear
 from tests.kit.pair import Pair
-from tests.kit.policies import client, gateway, quiet
+from tests.kit.policies import client, gateway, quiet, selectors
 from tunnelwrap.iana import ExchangeType, NotifyType, PayloadType
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.outputs import Answered, ChildRefused, Closed, Established, InstallChildSa
 from tunnelwrap.ike.policy import ConnectionPolicy
 from tunnelwrap.wire.message import VERSION_OFFSET
-from tunnelwrap.wire.payloads import Notify, Payload, UnknownPayload, VendorId
+from tunnelwrap.wire.payloads import (
+    Notify,
+    Payload,
+    TrafficSelector,
+    UnknownPayload,
+    VendorId,
+)
 
 CRITICAL_UNKNOWN = bytes([0, 0x80, 0, 5, 7])  # the last payload, critical, of one octet
 OUR_OWN = NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD
@@ -166,11 +172,19 @@ def test_the_version_flag_and_reserved_flags_mean_nothing() -> None:
     assert len(peer.deliver(bytes(flagged))) == 1
 
 
-# --- transport mode ---------------------------------------------------------------------------
+# --- the mode ---------------------------------------------------------------------------------
 
 
 def in_mode(policy: ConnectionPolicy, mode: Mode) -> ConnectionPolicy:
-    return replace(quiet(policy), child=replace(policy.child, mode=mode))
+    child = replace(policy.child, mode=mode)
+    if mode is Mode.BEET:
+        ends = [host_of(each) for each in (child.ts_local, child.ts_peer)]
+        child = replace(child, ts_local=ends[0], ts_peer=ends[1])
+    return quiet(replace(policy, child=child))
+
+
+def host_of(network: tuple[TrafficSelector, ...]) -> tuple[TrafficSelector, ...]:
+    return selectors(str(network[0].start + 1))
 
 
 @pytest.mark.rfc("7296", "1.3.1")
@@ -180,8 +194,8 @@ def in_mode(policy: ConnectionPolicy, mode: Mode) -> ConnectionPolicy:
 def test_the_mode_is_agreed_for_the_first_a_further_and_a_rekeyed_child_sa(
     ours: Mode, theirs: Mode, rekeyer: str
 ) -> None:
-    agreed = Mode.TRANSPORT if ours is theirs is Mode.TRANSPORT else Mode.TUNNEL
-    pair = Pair(in_mode(client(), ours), in_mode(gateway(), theirs))
+    agreed = ours if ours is theirs else Mode.TUNNEL
+    pair = Pair(in_mode(client(), ours), in_mode(gateway(), theirs), has_beet=True)
     pair.connect()
     pair.do(pair.i, lambda endpoint, sa, now: endpoint.create_child(sa, pair.policy.child, now))
     pair.run(1.0)

@@ -110,6 +110,7 @@ class Host:
         redirect_to: str | None = None,
         exports_keys: bool = False,
         compresses: bool = False,
+        has_beet: bool = False,
     ) -> None:
         self.name = name
         self.random = random.Random(seed)
@@ -123,6 +124,7 @@ class Host:
             exports_keys=exports_keys,
             reserve_spi=self._reserve,
             compresses=compresses,
+            has_beet=has_beet,
         )
         self.endpoint.redirect_newcomers(redirect_to)
         self.plane = RecordingPlane()
@@ -207,6 +209,7 @@ class Pair:
         redirect_to: str | None = None,
         exports_keys: bool = False,
         compresses: bool = False,
+        has_beet: bool = False,
     ) -> None:
         connections = [responder] if isinstance(responder, ConnectionPolicy) else responder
         self.wire = wire or Wire()
@@ -220,6 +223,7 @@ class Pair:
             "redirect_to": redirect_to,
             "exports_keys": exports_keys,
             "compresses": compresses,
+            "has_beet": has_beet,
         }
         self.i = Host("i", (), seed, **common)
         self.r = Host("r", connections, seed + 1, lease, limits, **common)

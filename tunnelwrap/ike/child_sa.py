@@ -15,6 +15,7 @@ class Mode(Enum):
 
     TUNNEL = "tunnel"
     TRANSPORT = "transport"
+    BEET = "beet"  # draft-nikander-esp-beet-mode; strongSwan's and ours only
 
 
 @dataclass(frozen=True, slots=True)

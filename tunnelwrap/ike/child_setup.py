@@ -13,7 +13,7 @@ from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import ChildSuite, child_suite
 from tunnelwrap.errors import InvalidKe, InvalidSyntax, TsUnacceptable
 from tunnelwrap.iana import KeMethod, NotifyType, PayloadType, ProtocolId, TransformType, name_of
-from tunnelwrap.ike import bare, ipcomp
+from tunnelwrap.ike import bare, ipcomp, modes
 from tunnelwrap.ike.additional_ke import respond_with, shared_secret
 from tunnelwrap.ike.child_sa import ChildSa, Cpis, Mode, SaKeys, SaLimits
 from tunnelwrap.ike.negotiate import (
@@ -70,7 +70,7 @@ class Agreement:
 class ChildOffer:
     """A Child SA that we ask for."""
 
-    __slots__ = ("_cpi", "_key", "_proposals", "_ts_local", "_ts_peer", "policy", "spi_in")
+    __slots__ = ("_cpi", "_key", "_mode", "_proposals", "_ts_local", "_ts_peer", "policy", "spi_in")
 
     def __init__(
         self, sa: IkeSa, policy: ChildPolicy, *, replaces: ChildSa | None, method: int | None
@@ -78,6 +78,7 @@ class ChildOffer:
         self.policy = policy
         self.spi_in = sa.context.allocate_spi(sa.path)
         self._cpi = ipcomp.own_cpi(sa, policy, self.spi_in)
+        self._mode = modes.wanted(sa, policy)
         proposals = policy.proposals if method else without_ke(policy.proposals)
         self._proposals = numbered(proposals, self.spi_in.to_bytes(4, "big"))
         self._key: LocalKey | None = initiate(method, sa.context.random) if method else None
@@ -98,7 +99,7 @@ class ChildOffer:
         """TSi and TSr, behind the compression and the mode we want."""
         return [
             *ipcomp.supported(self._cpi),
-            *_mode_notify(self.policy.mode),
+            *modes.notifies(self._mode),
             TrafficSelectors(PayloadType.TS_I, self._ts_local),
             TrafficSelectors(PayloadType.TS_R, self._ts_peer),
         ]
@@ -118,8 +119,10 @@ class ChildOffer:
         proposals, ts_i, ts_r = _essentials(message)
         if len(proposals) != 1 or not is_choice_of(proposals[0], self._proposals):
             raise InvalidSyntax("the peer's choice for the Child SA was not offered")
+        mode = modes.agreed(message, self._mode)
         try:  # what the peer added or joined to what was offered does not count
             ts_local, ts_peer = narrow(ts_i, self._ts_local), narrow(ts_r, self._ts_peer)
+            modes.check_selectors(mode, ts_local, ts_peer)
         except TsUnacceptable as error:
             raise InvalidSyntax(f"the peer chose other traffic selectors: {error}") from error
         return Agreement(
@@ -129,7 +132,7 @@ class ChildOffer:
             _spi(proposals[0]),
             ts_local,
             ts_peer,
-            _mode(message, self.policy),
+            mode,
             n_i,
             n_r,
             self._shared(message, proposals[0]),
@@ -172,7 +175,8 @@ def answer_child(
     offers, ts_i, ts_r = _essentials(message)
     configured = without_ke(policy.proposals) if in_ike_auth else policy.proposals
     chosen = choose_proposal(offers, configured)
-    mode, suite, spi_out = _mode(message, policy), child_suite(chosen), _spi(chosen)
+    mode = modes.agreed(message, modes.wanted(sa, policy))
+    suite, spi_out = child_suite(chosen), _spi(chosen)
     bare.check_way(suite.PROTOCOL, sa.path, sa.nat)
     seen_i, seen_r = _behind_nats(sa, ts_i, ts_r) if mode is Mode.TRANSPORT else (ts_i, ts_r)
     ts_peer = narrow(seen_i, policy.ts_peer or selectors_of(sa.peer_addresses()))
@@ -180,6 +184,7 @@ def answer_child(
     has_more = False
     if policy.single_pair:
         ts_peer, ts_local, has_more = narrow_to_pair((seen_i, seen_r), (ts_peer, ts_local))
+    modes.check_selectors(mode, ts_local, ts_peer)
     ke_payloads, shared = _answer_ke(sa, message, chosen)
     spi_in = sa.context.allocate_spi(sa.path)
     cpis = _answer_ipcomp(sa, policy, message, spi_in)
@@ -192,7 +197,7 @@ def answer_child(
     behind: list[Payload] = [
         *ke_payloads,
         *ipcomp.supported(cpis.inbound if cpis else None),
-        *_mode_notify(mode),
+        *modes.notifies(mode),
         TrafficSelectors(PayloadType.TS_I, _as_offered(ts_peer, ts_i, seen_i)),
         TrafficSelectors(PayloadType.TS_R, _as_offered(ts_local, ts_r, seen_r)),
     ]
@@ -261,16 +266,6 @@ def _essentials(message: Message) -> tuple[tuple[Proposal, ...], Selectors, Sele
     if security is None or ts_i is None or ts_r is None:
         raise InvalidSyntax(f"{message} lacks SA, TSi or TSr")
     return security.proposals, ts_i, ts_r
-
-
-def _mode(message: Message, policy: ChildPolicy) -> Mode:
-    """Transport mode only where both want it. RFC 7296 §1.3.1."""
-    is_wanted = message.notify(NotifyType.USE_TRANSPORT_MODE) is not None
-    return Mode.TRANSPORT if is_wanted and policy.mode is Mode.TRANSPORT else Mode.TUNNEL
-
-
-def _mode_notify(mode: Mode) -> list[Payload]:
-    return [Notify.of(NotifyType.USE_TRANSPORT_MODE)] if mode is Mode.TRANSPORT else []
 
 
 def _answer_ipcomp(sa: IkeSa, policy: ChildPolicy, message: Message, spi_in: int) -> Cpis | None:

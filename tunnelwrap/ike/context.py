@@ -43,6 +43,7 @@ class Context:
         "exports_keys",
         "farewells",
         "forces_encapsulation",
+        "has_beet",
         "held_tickets",
         "limits",
         "peers",
@@ -69,6 +70,7 @@ class Context:
         self.forces_encapsulation = forces_encapsulation
         self.exports_keys = exports_keys
         self.compresses = False  # the data plane can, what comes by UDP. RFC 3173
+        self.has_beet = False  # likewise, BEET mode
         self.counters: Counter[str] = Counter()
         self.peers = Peers()
         self.farewells = Farewells()

@@ -55,6 +55,7 @@ class Endpoint:
         exports_keys: say ``KeysDerived`` with the keys of each IKE SA.
         reserve_spi: says of an inbound SPI whether this host has it free.
         compresses: the data plane can do IPComp for what comes by UDP.
+        has_beet: likewise, BEET mode.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Endpoint:
         exports_keys: bool = False,
         reserve_spi: ReserveSpi = lambda _spi, _path: True,
         compresses: bool = False,
+        has_beet: bool = False,
     ) -> None:
         self._context = Context(
             random,
@@ -94,6 +96,7 @@ class Endpoint:
         )
         self._context.token_secret = token_secret
         self._context.compresses = compresses
+        self._context.has_beet = has_beet
         self._departed = crash.Departed()
         self._stray = crash.Allowance(STRAY_PER_S, STRAY_BURST)
         self._warnings = crash.Allowance(WARNINGS_PER_S, WARNINGS_BURST)

@@ -19,7 +19,7 @@ from tunnelwrap.errors import (
     Refusal,
 )
 from tunnelwrap.iana import CertEncoding, ExchangeType, KeMethod, NotifyType, TransformType, name_of
-from tunnelwrap.ike import bare, childless, redirect
+from tunnelwrap.ike import bare, childless, modes, redirect
 from tunnelwrap.ike.additional_ke import Intermediate
 from tunnelwrap.ike.negotiate import (
     choose_proposal,
@@ -299,7 +299,10 @@ def detect_nat(message: Message, path: Path) -> Nat:
 
 
 def abilities(sa: IkeSa) -> list[Payload]:
-    """NAT detection, and the hashes that we know. RFC 7296 §2.23, RFC 7427 §4."""
+    """NAT detection, the hashes that we know, and whose private numbers.
+
+    RFC 7296 §2.23, §3.12, RFC 7427 §4.
+    """
     hashes = b"".join(h.to_bytes(2, "big") for h in OUR_HASHES)
     source = sa.path.local
     if bare.forces_encapsulation(sa) and not sa.path.carrier.is_reliable:
@@ -313,6 +316,7 @@ def abilities(sa: IkeSa) -> list[Payload]:
         ),
         Notify.of(NotifyType.SIGNATURE_HASH_ALGORITHMS, hashes),
         *([fragments] if sa.is_initiator or sa.fragmentation.is_agreed else []),
+        *modes.vendor_ids(sa),
     ]
 
 
