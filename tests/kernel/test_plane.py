@@ -320,9 +320,9 @@ async def test_a_rekey_loses_nothing(ends: Ends) -> None:
     assert [len(await states(end)) for end in ends] == [2, 2]
 
 
-async def rekey(ends: Ends, old: int, new: int) -> None:
+async def rekey(ends: Ends, old: int, new: int, **of: object) -> None:
     for end in ends:
-        end.install(child_of(end.side, spi=new), out=False)
+        end.install(child_of(end.side, spi=new, **of), out=False)
     for end in ends:
         end.plane.use_outbound(new + end.side)
         await asyncio.sleep(0.05)

@@ -51,11 +51,13 @@ from tunnelwrap.config.fields import (
     is_address,
     wrong,
 )
+from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.config.site import Cover, Gate, ShownAtGate
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
 from tunnelwrap.demux.listener import Limits as StreamLimits
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.shown import ACME_PROTOCOL
+from tunnelwrap.ike.modes import is_one_host
 from tunnelwrap.ike.policy import ChildLifetime, Limits, Retransmission
 from tunnelwrap.path import Carrier
 
@@ -130,7 +132,7 @@ class Child(Section):
 
     ah: Some[AhSuiteText] | None = None
     esp: Some[EspSuiteText] | None = Field(default_factory=esp_unless_ah)
-    mode: Literal["tunnel", "transport"] = "tunnel"
+    mode: Literal["tunnel", "transport", "beet"] = "tunnel"
     ipcomp: bool = False
     rekey_s: Lifetime = _CHILD_LIFETIME.rekey_s or 0.0
     hard_s: Lifetime = Field(default_factory=hard_after)
@@ -145,6 +147,12 @@ class Child(Section):
     def _has_one_protocol(self) -> Self:
         if self.ah and self.esp:
             raise wrong("one of esp, ah", "there are both")
+        return self
+
+    @model_validator(mode="after")
+    def _has_beet_for_esp_alone(self) -> Self:
+        if self.mode == "beet" and (self.ah or self.ipcomp):
+            raise wrong('neither ah nor ipcomp beside mode = "beet"', "it is for ESP alone")
         return self
 
     @model_validator(mode="after")
@@ -560,4 +568,19 @@ class ClientFile(Section):
     def _carries_ah(self) -> Self:
         if self.connection.child.ah and self.client.carriers != (Carrier.UDP,):
             raise wrong('client.carriers = ["udp"] beside ah', "no stream can carry AH")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_address_for_beet(self) -> Self:
+        connection, child = self.connection, self.connection.child
+        if child.mode != "beet":
+            return self
+        if self.client.carriers != (Carrier.UDP,):
+            raise wrong('client.carriers = ["udp"] beside mode = "beet"', "no stream can carry it")
+        for key, texts in (("local_ts", child.local_ts), ("peer_ts", child.peer_ts)):
+            if texts and not is_one_host([parse_selector(text) for text in texts]):
+                raise wrong(f'connection.child.{key} of one address beside mode = "beet"')
+        if not child.local_ts and connection.requests_ipv4 and connection.requests_ipv6:
+            expected = 'connection.requests_ipv4 or requests_ipv6 = false beside mode = "beet"'
+            raise wrong(expected, "it is for one address")
         return self

@@ -129,6 +129,7 @@ class Client:
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
             compresses=self._plane.compresses,
+            has_beet=self._plane.has_beet,
         )
         logger.debug("= %s", self._plane)
         self._driver = Driver(

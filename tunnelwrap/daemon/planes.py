@@ -53,6 +53,7 @@ class Chosen:
     remark: str  # why, or what for
     kernel_esp: bool  # ESP over UDP is the kernel's affair
     compresses: bool = False  # what comes by UDP, where that is agreed. RFC 3173
+    has_beet: bool = False  # BEET mode, likewise
     for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
     is_demanded: bool = False  # the kernel or nothing
     kernel: KernelPlane | None = None
@@ -107,7 +108,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         bridges_streams: whether the kernel is meant for streams, too, if that takes a sysctl.
 
     Raises:
-        Unsupported: the kernel is asked for, or AH, and it cannot.
+        Unsupported: the kernel is asked for, or AH or BEET mode, and it cannot.
         DataPlaneError: the kernel refuses.
     """
     why = "as configured" if wanted == "userspace" else why_not(suites_of(policies))
@@ -122,6 +123,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         "as configured" if wanted == "kernel" else "it has all suites",
         kernel_esp=True,
         compresses=_compresses(policies),
+        has_beet=_has_beet(policies),
         is_demanded=wanted == "kernel",
         kernel=kernel,
     )
@@ -140,6 +142,8 @@ def _check_optional(wanted: str, policies: Sequence[ConnectionPolicy], why: str)
     """
     if any(isinstance(suite, AhSuite) for suite in suites_of(policies)):
         raise Unsupported(f"AH needs the kernel's data plane, which is not to be had: {why}")
+    if any(policy.child.mode is Mode.BEET for policy in policies):
+        raise Unsupported(f"BEET mode needs the kernel's data plane, which is not to be had: {why}")
     if wanted == "kernel":
         raise Unsupported(f'data_plane = "kernel" cannot be had: {why}')
 
@@ -199,6 +203,15 @@ def _compresses(policies: Iterable[ConnectionPolicy]) -> bool:
     if why is not None:
         logger.warning("nothing is compressed: %s", why)
     return why is None
+
+
+def _has_beet(policies: Iterable[ConnectionPolicy]) -> bool:
+    """Whether the kernel has BEET mode, if anybody wants it."""
+    wishes = [policy for policy in policies if policy.child.mode is Mode.BEET]
+    why = why_not(suites_of(wishes), Mode.BEET)
+    if why is not None:
+        logger.warning("tunnel mode in place of BEET mode: %s", why)
+    return bool(wishes) and why is None
 
 
 def suites_of(policies: Iterable[ConnectionPolicy]) -> list[ChildSuite]:

@@ -112,6 +112,7 @@ class Server:
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
             compresses=self._plane.compresses,
+            has_beet=self._plane.has_beet,
         )
         endpoint.redirect_newcomers(file.gateway.redirect_to)
         self._driver = Driver(
@@ -242,7 +243,7 @@ class Server:
         """
         children = (connection.child for connection in self._file.connections.values())
         for child in children:
-            for text in child.peer_ts if child.mode == "tunnel" else ():
+            for text in child.peer_ts if child.mode != "transport" else ():
                 selected = parse_selector(text).networks()
                 yield from (network for network in selected if network.prefixlen)
 

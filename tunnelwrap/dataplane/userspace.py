@@ -229,7 +229,7 @@ class UserspacePlane:
         if child.spi_in in self._pairs:
             raise DataPlaneError(f"SPI {child.spi_in:08x} is taken")
         if child.mode is not Mode.TUNNEL:
-            raise Unsupported("transport mode needs the kernel's data plane")
+            raise Unsupported(f"{child.mode.value} mode needs the kernel's data plane")
         if child.cpis is not None:
             raise Unsupported("IPComp needs the kernel's data plane")
         suite = child.suite

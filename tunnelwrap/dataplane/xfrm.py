@@ -50,7 +50,7 @@ from tunnelwrap.dataplane.xfrm_values import (
 from tunnelwrap.dataplane.xfrm_watch import Watch
 from tunnelwrap.errors import DataPlaneError, Unsupported, UsageError
 from tunnelwrap.iana import ProtocolId
-from tunnelwrap.ike.child_sa import ChildSa
+from tunnelwrap.ike.child_sa import ChildSa, Mode
 from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
@@ -304,6 +304,8 @@ class KernelPlane:
             return Ends.of(transport, child.protocol)
         if child.protocol != ProtocolId.ESP:  # RFC 9329 §3.2
             raise Unsupported("no stream can carry AH")
+        if child.mode is not Mode.TUNNEL:
+            raise Unsupported(f"the kernel takes no {child.mode.value} mode from streams")
         if self._streams is None:
             raise Unsupported("the kernel takes no ESP from streams here")
         port = self._streams.enter(child.spi_in, transport)

@@ -28,7 +28,11 @@ from tunnelwrap.ike.child_sa import ChildSa, Mode
 from tunnelwrap.path import IpAddress, SocketAddress
 from tunnelwrap.transport import Transport
 
-MODES: Final = {Mode.TUNNEL: XfrmMode.TUNNEL, Mode.TRANSPORT: XfrmMode.TRANSPORT}
+MODES: Final = {
+    Mode.TUNNEL: XfrmMode.TUNNEL,
+    Mode.TRANSPORT: XfrmMode.TRANSPORT,
+    Mode.BEET: XfrmMode.BEET,
+}
 PROTOS: Final[dict[int, Proto]] = {ProtocolId.ESP: Proto.ESP, ProtocolId.AH: Proto.AH}
 
 
@@ -136,7 +140,8 @@ def kind_of(child: ChildSa) -> object:
 
 def inbound_directions(child: ChildSa) -> tuple[Direction, ...]:
     """What goes on to others is forwarded, which transport mode never is."""
-    return (Direction.IN, Direction.FWD) if child.mode is Mode.TUNNEL else (Direction.IN,)
+    is_forwarded = child.mode is not Mode.TRANSPORT
+    return (Direction.IN, Direction.FWD) if is_forwarded else (Direction.IN,)
 
 
 def migrations(old: Pair, new: Pair) -> list[Migration]:
@@ -172,7 +177,7 @@ def _sa(pair: Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
         algorithms=child_algorithms(child.suite, child.keys_out if is_outbound else child.keys_in),
         replay=Replay(1 if is_outbound else child.replay_window, child.uses_esn),
         reqid=pair.request_id,
-        selector=_selector(child, near.ip),
+        selector=_selector(child, near.ip, is_outbound=is_outbound),
         encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
         limits=Limits(
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
@@ -205,16 +210,23 @@ def compression_sa(pair: Pair, *, is_outbound: bool) -> KernelSa | None:
         mode=MODES[child.mode],
         algorithms=DEFLATE,
         reqid=pair.request_id,
-        selector=_selector(child, source),
+        selector=_selector(child, source, is_outbound=is_outbound),
         flags=SaFlag.NO_PMTU_DISCOVERY,
         if_id=pair.if_id,
     )
 
 
-def _selector(child: ChildSa, address: IpAddress) -> Selector | None:
-    """A tunnel has packets of both IP versions inside, transport mode those of its addresses."""
+def _selector(child: ChildSa, address: IpAddress, *, is_outbound: bool) -> Selector | None:
+    """A tunnel has packets of both IP versions inside, transport mode those of its addresses.
+
+    BEET mode has inner addresses that are not sent: the receiver takes them from here.
+    """
     if child.mode is Mode.TUNNEL:
         return None
+    if child.mode is Mode.BEET:
+        ends = child.ts_local[0].start, child.ts_peer[0].start
+        source, destination = ends if is_outbound else reversed(ends)
+        return Selector(ip_network(source), ip_network(destination))
     every = ip_network((anywhere(address), 0))
     return Selector(every, every)
 

@@ -293,5 +293,5 @@ def _can_migrate(pair: Pair, ends: Ends) -> bool:
     """Whether the kernel can make of the SAs what we want; it takes no encapsulation away."""
     if (pair.ends.local.ip, pair.ends.peer.ip) == (ends.local.ip, ends.peer.ip):
         return False  # ports are changed in place
-    is_simple = pair.mode is Mode.TUNNEL and pair.child.cpis is None
+    is_simple = pair.mode is not Mode.TRANSPORT and pair.child.cpis is None
     return is_simple and ends.is_encapsulated >= pair.ends.is_encapsulated

@@ -2,33 +2,34 @@
 
 import os
 from collections.abc import Iterable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_network
 from typing import Final
 
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.suite import ChildSuite
 from tunnelwrap.dataplane.netlink import XfrmSocket
-from tunnelwrap.dataplane.xfrm_pairs import PROTOS
+from tunnelwrap.dataplane.xfrm_pairs import MODES, PROTOS
 from tunnelwrap.dataplane.xfrm_suite import DEFLATE, child_algorithms
-from tunnelwrap.dataplane.xfrm_values import KernelSa, Proto, Replay, SaId, XfrmMode
+from tunnelwrap.dataplane.xfrm_values import KernelSa, Proto, Replay, SaId, Selector, XfrmMode
 from tunnelwrap.errors import DataPlaneError, KernelRefused, Unsupported
-from tunnelwrap.ike.child_sa import SaKeys
+from tunnelwrap.ike.child_sa import Mode, SaKeys
 
 _NOWHERE: Final = IPv4Address("192.0.2.254")  # TEST-NET-1, RFC 5737
+_ITSELF: Final = ip_network(_NOWHERE)
 _TRIAL_CPI: Final = 0xF000  # for private use. RFC 3173 §3.3
 _HIGH_SPI: Final = 0x8000_0000
 _WIDE_WINDOW: Final = 1024
 
 
-def why_not(suites: Iterable[ChildSuite]) -> str | None:
-    """Why the kernel cannot be the data plane for all of these suites; None: it can.
+def why_not(suites: Iterable[ChildSuite], mode: Mode = Mode.TUNNEL) -> str | None:
+    """Why the kernel cannot be the data plane for all of these suites in a mode; None: it can.
 
     It is asked to take an SA of each, which leads nowhere and is deleted at once.
     """
     try:
         with XfrmSocket() as xfrm:
             for suite in suites:
-                _try_out(xfrm, suite)
+                _try_out(xfrm, suite, mode)
     except DataPlaneError as error:
         return str(error)
     return None
@@ -55,7 +56,7 @@ def why_uncompressed() -> str | None:
     return None
 
 
-def _try_out(xfrm: XfrmSocket, suite: ChildSuite) -> None:
+def _try_out(xfrm: XfrmSocket, suite: ChildSuite, mode: Mode) -> None:
     keys = SaKeys(
         Secret(os.urandom(suite.encryption_key_length)),
         Secret(os.urandom(suite.integrity_key_length)),
@@ -64,9 +65,10 @@ def _try_out(xfrm: XfrmSocket, suite: ChildSuite) -> None:
     sa = KernelSa(
         id=SaId(_NOWHERE, spi, PROTOS[suite.PROTOCOL]),
         source=_NOWHERE,
-        mode=XfrmMode.TUNNEL,
+        mode=MODES[mode],
         algorithms=child_algorithms(suite, keys),
         replay=Replay(_WIDE_WINDOW, suite.uses_esn),
+        selector=None if mode is Mode.TUNNEL else Selector(_ITSELF, _ITSELF),
     )
     try:
         xfrm.add_sa(sa)

@@ -28,6 +28,11 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.interop, pytest.
 OUTER = ("192.0.2.1", "192.0.2.2")
 INNER = ("10.1.0.1", "10.2.0.1")
 NETWORKS = ("10.1.0.0/24", "10.2.0.0/24")
+SELECTORS = {
+    "tunnel": NETWORKS,
+    "transport": tuple(f"{each}/32" for each in OUTER),
+    "beet": tuple(f"{each}/32" for each in INNER),
+}
 IDS = ("near.example.org", "far.example.org")
 PSK = "correct horse battery staple"
 KERNEL_PLUGINS = PLUGINS.replace("kernel-libipsec ", "")
@@ -61,14 +66,14 @@ class Ends:
         self, esp: str = "aes256gcm16-x25519", mode: str = "tunnel", *, rekeys: bool = False
     ) -> None:
         """Start both daemons, the responder first, and wait for the tunnel."""
-        selectors = NETWORKS if mode == "tunnel" else tuple(f"{each}/32" for each in OUTER)
+        selectors = SELECTORS[mode]
         self._file.write_text(toml(self._our_file(esp, mode, selectors, rekeys=rekeys)))
         if self.ours == 1:
             self._run("serve").says("ready")
         self.strongswan.start()
         self.strongswan.load(self._their_file(esp, mode, selectors))
         if self.ours == 0:
-            self._run("connect", "--json", "--carrier", "udp").tells("established")
+            self._run("connect", "--json").tells("established")
         else:
             done = self.strongswan.initiate("net", 50)
             assert done.returncode == 0, done.stdout + self.strongswan.log
@@ -107,7 +112,7 @@ class Ends:
             },
         }
         if self.ours == 0:
-            client = {"gateway": OUTER[1], "data_plane": "kernel"}
+            client = {"gateway": OUTER[1], "data_plane": "kernel", "carriers": ["udp"]}
             requests = {"requests_ipv4": False, "requests_ipv6": False}
             return {"client": client, "connection": {**requests, **connection}}
         gateway = {"name": IDS[1], "tcp_ports": [], "tls_ports": [], "data_plane": "kernel"}
@@ -189,7 +194,7 @@ def selected(ends: Ends, mode: str) -> set[tuple[str, str]]:
     )
     assert near["out"] == far["in"]
     assert near["in"] == far["out"]
-    forwarded = (near["in"], far["in"]) if mode == "tunnel" else (set(), set())
+    forwarded = (near["in"], far["in"]) if mode != "transport" else (set(), set())
     assert (near["fwd"], far["fwd"]) == forwarded
     for side, host in enumerate(ends.hosts):
         assert {each.mode for each in policies(host)} == {mode}
@@ -221,6 +226,35 @@ def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
     here, there = (f"{each}/32" for each in OUTER)
     assert agreed(ends, "aes256gcm16", "transport") == {(here, there), (there, here)}
     assert [statistics(host) for host in ends.hosts] == [{}, {}]
+
+
+def test_beet_mode_by_a_private_number(ends: Ends) -> None:
+    """strongSwan shows its vendor ID only where it is told to; ours it wants to see."""
+    ends.connect(mode="beet")
+    near, far = ends.hosts
+    here, there = SELECTORS["beet"]
+    assert agreed(ends, "aes256gcm16", "beet") == {(here, there), (there, here)}
+    assert ends.strongswan.logged("received strongSwan vendor ID")
+
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
+    Transfer((far, INNER[1]), near, 2 << 20).finish()
+
+    spis = {state.spi for state in states(near)}
+    ends.strongswan.rekey_child("net")
+    wait_until("other keys", lambda: not spis & {state.spi for state in states(near)})
+    wait_until("no others", lambda: len(states(far)) == 2)
+    assert agreed(ends, "aes256gcm16", "beet") == {(here, there), (there, here)}
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
+    assert [statistics(host) for host in ends.hosts] == [{}, {}]
+
+
+def test_we_rekey_beet_mode(ends: Ends) -> None:
+    ends.connect(mode="beet", rekeys=True)
+
+    ends.strongswan.wait_log(CHILD_REKEYED, 30.0, MINIMUM)
+
+    assert " 0% packet loss" in ping(ends.hosts[0], *INNER, "-i", "0.05", "-c", "10")
+    assert {state.mode for host in ends.hosts for state in states(host)} == {"beet"}
 
 
 @pytest.mark.parametrize("rekeyer", ["tunnelwrap", "strongswan"])

@@ -1,7 +1,9 @@
 """A checked configuration into the settings that the core obeys."""
 
+import re
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.unit.config.writing import (
@@ -20,6 +22,7 @@ from tunnelwrap.config.load import load, load_gateway
 from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE, parse_ah, parse_esp, parse_ike
 from tunnelwrap.crypto.secret import Secret
+from tunnelwrap.errors import ConfigError
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.ike.policy import (
     CertificateCredential,
@@ -191,6 +194,35 @@ def test_a_gateway_ends_what_is_idle(tmp_path: Path) -> None:
     policy = policies_of(tmp_path, text)[0]
 
     assert (policy.child.on_demand, policy.child.idle_s) == (False, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "child", "problem"),
+    [
+        ("", "peer_ts = ['10.2.0.1']", "requests_ipv4 or requests_ipv6 = false"),
+        ("requests_ipv6 = false", "", "connection.child.peer_ts of one address"),
+        ("requests_ipv6 = false", "peer_ts = ['10.2.0.0/31']", "child.peer_ts of one address"),
+        ("", "peer_ts = ['10.2.0.1']\nlocal_ts = ['10.1.0.0/24']", "child.local_ts of one address"),
+        ("", "peer_ts = ['10.2.0.1', '10.2.0.2']", "child.peer_ts of one address"),
+        ("requests_ipv6 = false", "peer_ts = ['10.2.0.1/32']", None),
+        ("requests_ipv6 = false", "peer_ts = ['10.2.0.1[tcp/80]', '10.2.0.1[udp]']", None),
+        ("requests_ipv4 = false", "peer_ts = 'dynamic'", None),
+        ("", "peer_ts = ['10.2.0.1']\nlocal_ts = ['10.1.0.1']", None),
+    ],
+)
+def test_beet_mode_is_between_two_addresses(
+    tmp_path: Path, keys: str, child: str, problem: str | None
+) -> None:
+    text = changed(CLIENT, "[client]\n", '[client]\ncarriers = ["udp"]\n')
+    text = changed(text, "[connection]\n", f"[connection]\n{keys}\n")
+    text += f'\n[connection.child]\nmode = "beet"\n{child}\n'
+
+    if problem is not None:
+        with pytest.raises(ConfigError, match=re.escape(problem)):
+            policies_of(tmp_path, text)
+        return
+    (policy,) = policies_of(tmp_path, text)
+    assert policy.child.mode is Mode.BEET
 
 
 def test_ah_takes_the_place_of_esp(tmp_path: Path) -> None:

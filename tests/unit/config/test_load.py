@@ -279,8 +279,14 @@ WRONG = {
         " found 0, expected more than 0",
         "[connection]\nchild = {idle_s = 60}": 'connection.child: expected start = "on-demand"'
         " beside idle_s (it would not come back)",
-        '[connection]\nchild = {mode = "beet"}': "connection.child.mode: found 'beet', expected"
-        " 'tunnel' or 'transport'",
+        '[connection]\nchild = {mode = "bound"}': "connection.child.mode: found 'bound', expected"
+        " 'tunnel', 'transport' or 'beet'",
+        '[connection]\nchild = {mode = "beet", ipcomp = true}': "connection.child: expected neither"
+        ' ah nor ipcomp beside mode = "beet" (it is for ESP alone)',
+        '[connection]\nchild = {mode = "beet", ah = ["sha256"]}': "connection.child: expected"
+        ' neither ah nor ipcomp beside mode = "beet" (it is for ESP alone)',
+        '[connection]\nchild = {mode = "beet"}': 'expected client.carriers = ["udp"] beside mode ='
+        ' "beet" (no stream can carry it)',
         "[connection]\nchild = {rekey_octets = 7, hard_octets = 5}": "connection.child: expected"
         " hard_octets above rekey_octets (rekey_octets is 7, hard_octets is 5)",
         '[connection]\nchild = {esp = ["aes256"]}': "connection.child.esp[0]: found 'aes256',"

@@ -10,6 +10,7 @@ from tunnelwrap.config.suites import parse_ah
 from tunnelwrap.daemon.host import Host
 from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.errors import Unsupported
+from tunnelwrap.ike.child_sa import Mode
 
 NOBODY = Listeners(lambda _spi, _is_hard: None, None, lambda _spi, _peer: None)
 
@@ -23,3 +24,10 @@ async def test_who_wants_ah_is_told_that_it_is_not_to_be_had_in_userspace(
             *("userspace", Host("test", tmp_path), 1400, NOBODY),
             *([client(), replace(client(), child=ah)], "test"),
         )
+
+
+async def test_so_is_who_wants_beet_mode(tmp_path: Path) -> None:
+    beet = replace(client().child, mode=Mode.BEET)
+    host = Host("test", tmp_path)
+    with pytest.raises(Unsupported, match=r"BEET mode needs .*: as configured"):
+        choose_plane(*("userspace", host, 1400, NOBODY), [replace(client(), child=beet)], "test")
