@@ -81,6 +81,23 @@ def test_ah_and_compression_between_daemons(net: Hosts) -> None:
         assert told["is_compressed"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("wishes", [(True, True), (True, False), (False, True)])
+def test_esp_is_bare_where_both_daemons_want_it(net: Hosts, wishes: tuple[bool, bool]) -> None:
+    ours, theirs = ({"data_plane": "kernel", "bare_esp": each} for each in wishes)
+    gateway = net.serve({**GATEWAY, "gateway": theirs})
+    client = net.connect({**CLIENT, "client": ours}, "--carrier", "udp")
+
+    net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+    net.download(2 << 20).finish()
+
+    ports = {state.ports is None for host in (net.client, net.gateway) for state in states(host)}
+    assert ports == {all(wishes)}
+    shown = run_tunnelwrap(net.gateway, "status", gateway.file, "--kernel").stdout
+    assert ("in UDP" in shown) is not all(wishes)
+    assert planes_of(client) == ["kernel"]
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -73,7 +73,7 @@ async def captured(end: Host, wanted: str) -> AsyncIterator[list[str]]:
 
 async def _gather(stream: asyncio.StreamReader, lines: list[str]) -> None:
     while line := await stream.readline():
-        if b"AH(" in line:
+        if b"AH(" in line or b"ESP(" in line:
             lines.append(line.decode())
 
 

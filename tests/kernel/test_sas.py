@@ -292,7 +292,7 @@ def test_a_device_that_cannot_offload_is_no_hindrance(xfrm: XfrmSocket, uplink: 
 
 
 def test_no_device_encrypts_what_travels_in_udp(xfrm: XfrmSocket, uplink: str) -> None:
-    """All our ESP does: so the plane asks for no offload."""
+    """So the plane asks for no offload there. Of bare ESP: tests/kernel/whole."""
     index = int(ip(f"-o link show {uplink}").split(":")[0])
     in_udp = replace(SA, encapsulation=Encapsulation(4500, 4500))
     for is_inbound in (False, True):

@@ -79,8 +79,8 @@ class RecordingPlane:
                 self.outbound.append(output.spi_in)
                 self.history.append("use")
             case MoveChildSa():
-                moved = replace(self.installed[output.spi_in], path=output.path)
-                self.installed[output.spi_in] = moved
+                way = {"path": output.path, "is_bare": output.is_bare}
+                self.installed[output.spi_in] = replace(self.installed[output.spi_in], **way)
                 self.history.append("move")
             case RemoveChildSa():
                 del self.installed[output.spi_in]

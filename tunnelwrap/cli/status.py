@@ -112,9 +112,10 @@ def _kernel_lines(result: Mapping[str, object]) -> Iterator[str]:
     for sa in sas:
         ports = "-".join(str(port) for port in _rows(sa["udp_ports"]))
         within = f" in UDP {ports}" if ports else ""
+        by = f" by {sa['offloaded_to']}" if sa["offloaded_to"] else ""
         carried = f"{sa['packets']} packets, {_amount([sa['octets']])}"
         yield f"  {sa['protocol']} {sa['spi']} from {sa['source']} to {sa['destination']}"
-        yield f"    {sa['mode']}{within}, {carried}{_refused(sa)}"
+        yield f"    {sa['mode']}{within}{by}, {carried}{_refused(sa)}"
     for policy in policies:
         spis = f" by {_joined(policy['spis'])}" if policy["spis"] else ""
         yield f"  {policy['direction']:4} {policy['selector']}{spis}"

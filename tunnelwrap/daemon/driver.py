@@ -512,7 +512,7 @@ class Driver:
         if transport is None:
             return
         try:
-            self._plane.move(output.spi_in, transport)
+            self._plane.move(output.spi_in, transport, is_bare=output.is_bare)
         except DataPlaneError as error:
             logger.warning("Child SA %08x cannot be moved: %s", output.spi_in, error)
             self._loop.call_soon(self.close_sa, output.sa, f"data plane: {error}")

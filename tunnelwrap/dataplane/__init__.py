@@ -78,8 +78,10 @@ class DataPlane(Protocol):
     def use_outbound(self, spi_in: int) -> None:
         """Send through this Child SA from now on, in place of an older one with its selectors."""
 
-    def move(self, spi_in: int, transport: Transport) -> None:
+    def move(self, spi_in: int, transport: Transport, *, is_bare: bool) -> None:
         """Send the packets of a Child SA by another transport; sequence numbers go on.
+
+        ``is_bare`` is of the Child SA there.
 
         Raises:
             DataPlaneError: it cannot be had there.

@@ -6,7 +6,7 @@ Owns: both planes, and which of them has a Child SA.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunnelwrap.dataplane import AcquireCallback, SaCounters, Trap
 from tunnelwrap.dataplane.userspace import UserspacePlane
@@ -78,7 +78,7 @@ class MixedPlane:
         place.plane.use_outbound(spi_in)
         place.uses_outbound = True
 
-    def move(self, spi_in: int, transport: Transport) -> None:
+    def move(self, spi_in: int, transport: Transport, *, is_bare: bool) -> None:
         """Send the packets of a Child SA by another transport; sequence numbers go on.
 
         Raises:
@@ -88,10 +88,10 @@ class MixedPlane:
         if place is None:
             return
         if place.plane is plane:
-            plane.move(spi_in, transport)
+            plane.move(spi_in, transport, is_bare=is_bare)
             return
         progress = place.plane.take_out(spi_in)
-        place.plane = plane
+        place.plane, place.child = plane, replace(place.child, is_bare=is_bare)
         plane.install(place.child, transport, use_outbound=place.uses_outbound, progress=progress)
 
     def remove(self, spi_in: int) -> None:

@@ -253,8 +253,9 @@ class UserspacePlane:
         for held in self._traps.values():
             self._send_held(held)
 
-    def move(self, spi_in: int, transport: Transport) -> None:
+    def move(self, spi_in: int, transport: Transport, *, is_bare: bool = False) -> None:
         """Send the packets of a Child SA by another transport; sequence numbers go on."""
+        assert not is_bare, "that is for the kernel"
         pair = self._pairs.get(spi_in)
         if pair is not None:
             pair.transport = transport

@@ -184,11 +184,14 @@ class KernelPlane:
         self._policies.hold(pair, Direction.OUT)
         self._traps.answered(pair.child.name)
 
-    def move(self, spi_in: int, transport: Transport) -> None:
+    def move(self, spi_in: int, transport: Transport, *, is_bare: bool = False) -> None:
         """Send the packets of a Child SA by another path; sequence numbers go on."""
         pair = self._pairs.get(spi_in)
-        ends = self._ends(pair.child, transport) if pair is not None else None
-        if pair is None or ends is None or ends == pair.ends:
+        if pair is None:
+            return
+        pair.child = replace(pair.child, is_bare=is_bare)
+        ends = self._ends(pair.child, transport)
+        if ends == pair.ends:
             return
         if not self._migrate(pair, ends):
             self._replace(pair, ends)
@@ -301,7 +304,7 @@ class KernelPlane:
     def _ends(self, child: ChildSa, transport: Transport) -> Ends:
         """Where the kernel meets the packets of a Child SA."""
         if not transport.path.carrier.is_reliable:
-            return Ends.of(transport, child.protocol)
+            return Ends.of(transport, child.protocol, is_bare=child.is_bare)
         if child.protocol != ProtocolId.ESP:  # RFC 9329 §3.2
             raise Unsupported("no stream can carry AH")
         if child.mode is not Mode.TUNNEL:

@@ -5,10 +5,11 @@ Only what bears our tag is looked at; what others have is their affair.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from socket import if_indextoname
 from typing import Final
 
 from tunnelwrap.dataplane.xfrm_statistics import MEANINGS
-from tunnelwrap.dataplane.xfrm_values import Algorithms, KernelPolicy, KernelSa, SaId
+from tunnelwrap.dataplane.xfrm_values import Algorithms, KernelPolicy, KernelSa, Offload, SaId
 
 SHOWN: Final = 1000
 """Of each: what is told has to fit into one answer of the control socket."""
@@ -109,6 +110,7 @@ def _sa(sa: KernelSa) -> dict[str, object]:
         "mode": sa.mode.name.lower(),
         "if_id": sa.if_id,
         "udp_ports": [ports.source_port, ports.destination_port] if ports else None,
+        "offloaded_to": _device(sa.offload) if sa.offload else None,
         "octets": sa.usage.octets,
         "packets": sa.usage.packets,
         "sequence_in": sa.replay.inbound,
@@ -116,6 +118,13 @@ def _sa(sa: KernelSa) -> dict[str, object]:
         "replayed": sa.failures.replayed + sa.failures.replay_window,
         "not_authentic": sa.failures.not_authentic,
     }
+
+
+def _device(offload: Offload) -> str:
+    try:
+        return if_indextoname(offload.ifindex)
+    except OSError:  # it is gone meanwhile
+        return f"device {offload.ifindex}"
 
 
 def _policy(policy: KernelPolicy) -> dict[str, object]:

@@ -11,11 +11,13 @@ from tunnelwrap.dataplane import AcquireCallback, Progress, Trap
 from tunnelwrap.dataplane.flows import KernelFlow
 from tunnelwrap.dataplane.xfrm_suite import DEFLATE, child_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
+    BY_ROUTE,
     Direction,
     Encapsulation,
     KernelSa,
     Limits,
     Migration,
+    Offload,
     Proto,
     Replay,
     SaFlag,
@@ -45,11 +47,11 @@ class Ends:
     is_encapsulated: bool  # in UDP
 
     @classmethod
-    def of(cls, transport: Transport, protocol: int) -> "Ends":
-        """Those of a path on UDP; AH is bare on any. RFC 7296 §2.23."""
+    def of(cls, transport: Transport, protocol: int, *, is_bare: bool = False) -> "Ends":
+        """Those of a path on UDP; AH is bare on any, ESP on port 500. RFC 7296 §2.23."""
         path = transport.path
-        is_esp = protocol == ProtocolId.ESP
-        return cls(path.local, path.peer, path.has_marker and is_esp)
+        is_in_udp = protocol == ProtocolId.ESP and path.has_marker and not is_bare
+        return cls(path.local, path.peer, is_in_udp)
 
 
 @dataclass(slots=True, eq=False)
@@ -179,12 +181,19 @@ def _sa(pair: Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
         reqid=pair.request_id,
         selector=_selector(child, near.ip, is_outbound=is_outbound),
         encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
+        offload=Offload(BY_ROUTE, not is_outbound) if _may_be_offloaded(pair) else None,
         limits=Limits(
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets
         ),
         flags=_flags(sa_id),
         if_id=pair.if_id,
     )
+
+
+def _may_be_offloaded(pair: Pair) -> bool:
+    """Whether a device may do its cryptography: none does that of ESP in UDP, nor of IPComp."""
+    is_esp = pair.proto is Proto.ESP
+    return is_esp and not pair.ends.is_encapsulated and pair.child.cpis is None
 
 
 def _flags(sa_id: SaId) -> SaFlag:

@@ -5,7 +5,7 @@ Owns: every SA with our tag, and the SPIs that are reserved.
 
 import errno
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -21,6 +21,7 @@ from tunnelwrap.dataplane.xfrm_pairs import (
     outbound_sa,
 )
 from tunnelwrap.dataplane.xfrm_values import (
+    EncapKind,
     KernelPolicy,
     KernelSa,
     Replay,
@@ -30,7 +31,7 @@ from tunnelwrap.dataplane.xfrm_values import (
 )
 from tunnelwrap.errors import KernelRefused
 from tunnelwrap.ike.child_sa import Mode
-from tunnelwrap.path import Path
+from tunnelwrap.path import IpAddress, Path
 
 SKIPPED: Final = 1024
 """Sequence numbers left out when an outbound SA is replaced, for packets sent meanwhile."""
@@ -48,13 +49,14 @@ class KernelSas:
         no_request: the request ID of what has no policy.
     """
 
-    __slots__ = ("_no_request", "_owners", "_reserved", "_xfrm")
+    __slots__ = ("_no_request", "_not_offloaded", "_owners", "_reserved", "_xfrm")
 
     def __init__(self, xfrm: XfrmSocket, no_request: int) -> None:
         self._xfrm = xfrm
         self._no_request = no_request
         self._reserved: dict[int, SaId] = {}
         self._owners: dict[SaId, Pair] = {}
+        self._not_offloaded: set[IpAddress] = set()  # whose device has refused
 
     @property
     def owners(self) -> Mapping[SaId, Pair]:
@@ -135,6 +137,8 @@ class KernelSas:
         former = self.find(pair.inbound), self.find(pair.outbound)
         if not _can_migrate(pair, new.ends) or former[0] is None or former[1] is None:
             return False
+        if former[0].offload or former[1].offload:
+            return False  # the copies would not be; the new device is asked anew
         moves, encapsulation = migrations(pair, new), outbound_sa(new).encapsulation
         sent = min(former[1].replay.outbound + SKIPPED, last_sequence(former[1]))
         state = new.outbound, replace(former[1].replay, outbound=sent)
@@ -194,7 +198,7 @@ class KernelSas:
         reserved = self._reserved.pop(sa.id.spi, None)
         try:
             if reserved == sa.id:
-                self._xfrm.update_sa(sa)
+                self._put(self._xfrm.update_sa, sa)
                 self._own(pair, sa.id)
                 return
         except KernelRefused as error:
@@ -206,8 +210,29 @@ class KernelSas:
         self._add(pair, sa)
 
     def _add(self, pair: Pair, sa: KernelSa) -> None:
-        self._xfrm.add_sa(sa)
+        self._put(self._xfrm.add_sa, sa)
         self._own(pair, sa.id)
+
+    def _put(self, put: Callable[[KernelSa], None], sa: KernelSa) -> None:
+        """Add or fill in an SA; a device does its cryptography that can and will.
+
+        A device that cannot is no refusal, but one that will not, or not for these algorithms.
+        """
+        try:
+            put(sa)
+        except KernelRefused as refusal:
+            if sa.offload is None:
+                raise
+            put(replace(sa, offload=None))
+            self._tell_not_offloaded(sa, refusal)
+
+    def _tell_not_offloaded(self, sa: KernelSa, refusal: KernelRefused) -> None:
+        """Once for each device, which our address there stands for."""
+        is_inbound = sa.offload is not None and sa.offload.is_inbound
+        local = sa.id.destination if is_inbound else sa.source
+        if local not in self._not_offloaded:
+            self._not_offloaded.add(local)
+            _log.info("no device does the ESP of %s: %s", local, refusal)
 
     def _own(self, pair: Pair, sa: SaId) -> None:
         pair.added.add(sa)
@@ -229,7 +254,7 @@ class KernelSas:
             there = self._xfrm.find_sa(sa.id) if error.number == errno.EEXIST else None
             if there is None or there.reqid != sa.reqid:
                 raise
-            self._xfrm.update_sa(replace(sa, replay=replay))
+            self._put(self._xfrm.update_sa, replace(sa, replay=replay))
             self._own(pair, sa.id)
         self._xfrm.set_state(sa.id, replay, usage)
 
@@ -242,7 +267,7 @@ class KernelSas:
         former = self.find(old)
         if former is None:  # it has reached a limit or was deleted, which is told
             return
-        if new.id == old and new.source == former.source:
+        if new.id == old and new.source == former.source and _kind(new) == _kind(former):
             self._xfrm.update_sa(new)
             return
         sent = min(former.replay.outbound + skipped, last_sequence(new))
@@ -295,3 +320,8 @@ def _can_migrate(pair: Pair, ends: Ends) -> bool:
         return False  # ports are changed in place
     is_simple = pair.mode is not Mode.TRANSPORT and pair.child.cpis is None
     return is_simple and ends.is_encapsulated >= pair.ends.is_encapsulated
+
+
+def _kind(sa: KernelSa) -> EncapKind | None:
+    """What stands around its packets; the kernel changes ports in place, but not that."""
+    return sa.encapsulation.kind if sa.encapsulation is not None else None

@@ -190,6 +190,10 @@ class Encapsulation:
     kind: EncapKind = EncapKind.UDP
 
 
+BY_ROUTE = 0
+"""In place of a device: the one by which the other end is reached."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offload:
     """The device that does the SA's cryptography."""

@@ -7,16 +7,8 @@ alone (RFC 7296 §2.23); so can a stream (RFC 9329 §3.2).
 from tunnelwrap.errors import NoProposalChosen
 from tunnelwrap.iana import ProtocolId
 from tunnelwrap.ike.policy import ChildPolicy
-from tunnelwrap.ike.sa import IkeSa, Nat
+from tunnelwrap.ike.sa import Nat
 from tunnelwrap.path import Path
-
-
-def forces_encapsulation(sa: IkeSa) -> bool:
-    """Whether ESP must be in UDP where no NAT asks for it; to force it is to feign a NAT.
-
-    Where AH may be wanted, what is said of NATs must be true.
-    """
-    return sa.context.forces_encapsulation and not any(_has_ah(c.child) for c in sa.connections)
 
 
 def check_policy(policy: ChildPolicy, path: Path, nat: Nat) -> None:
@@ -25,7 +17,7 @@ def check_policy(policy: ChildPolicy, path: Path, nat: Nat) -> None:
     Raises:
         NoProposalChosen: it is AH, and it cannot.
     """
-    if _has_ah(policy):
+    if policy.has_ah:
         check_way(ProtocolId.AH, path, nat)
 
 
@@ -42,7 +34,3 @@ def check_way(protocol: int, path: Path, nat: Nat) -> None:
     if nat.local or nat.peer:
         who = "we are" if nat.local else "the peer is"
         raise NoProposalChosen(f"AH does not pass a NAT, and {who} behind one")
-
-
-def _has_ah(policy: ChildPolicy) -> bool:
-    return any(proposal.protocol == ProtocolId.AH for proposal in policy.proposals)

@@ -68,6 +68,7 @@ class ChildSa:
     replay_window: int  # packets
     limits: SaLimits
     cpis: Cpis | None = None  # None: nothing is compressed
+    is_bare: bool = False  # ESP travels without UDP around it
 
     @property
     def protocol(self) -> ProtocolId:

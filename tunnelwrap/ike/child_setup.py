@@ -242,6 +242,7 @@ def make_child(sa: IkeSa, agreement: Agreement, additional: Sequence[Secret] = (
         replay_window=agreement.policy.replay_window,
         limits=_limits(agreement.policy.lifetime),
         cpis=agreement.cpis,
+        is_bare=sa.is_bare,
     )
 
 

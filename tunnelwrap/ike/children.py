@@ -188,11 +188,11 @@ class Children:
         for spi_in in list(self._table):
             self.remove(spi_in)
 
-    def move(self, path: Path) -> None:
-        """The peer is reached by another path now."""
+    def move(self, path: Path, *, is_bare: bool) -> None:
+        """The peer is reached by another path now, perhaps one on which ESP is bare."""
         for child in self._table.values():
-            child.sa = replace(child.sa, path=path)
-            self._context.emit(MoveChildSa(self._sa_id, child.sa.spi_in, path))
+            child.sa = replace(child.sa, path=path, is_bare=is_bare)
+            self._context.emit(MoveChildSa(self._sa_id, child.sa.spi_in, path, is_bare))
 
     def _watch(self, child: Child, replaces: int | None, now: float) -> None:
         """See whether it carries anything; a rekey does not make it busy."""

@@ -43,6 +43,7 @@ class MoveChildSa:
     sa: SaId
     spi_in: int
     path: Path
+    is_bare: bool  # as in ChildSa
 
 
 @dataclass(frozen=True, slots=True)

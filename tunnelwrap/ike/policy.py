@@ -10,6 +10,7 @@ from tunnelwrap.auth.identity import Identity, IdentityPattern
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.crypto.signature import PrivateKey
 from tunnelwrap.crypto.x509 import TrustStore
+from tunnelwrap.iana import ProtocolId
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.wire.payloads import TrafficSelector
 from tunnelwrap.wire.proposal import Proposal
@@ -93,6 +94,11 @@ class ChildPolicy:
     single_pair: bool = False  # as responder: one pair of addresses for each Child SA
     on_demand: bool = False  # as initiator: made when there is something to carry
     idle_s: float | None = None  # ends when it carried nothing for so long; None: never
+
+    @property
+    def has_ah(self) -> bool:
+        """Whether it may be of AH."""
+        return any(proposal.protocol == ProtocolId.AH for proposal in self.proposals)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,12 @@ class Nat:
 
     local: bool = False
     peer: bool = False
+    between: tuple[IpAddress, IpAddress] | None = None  # where NATs were looked for
+
+    def may_stand_on(self, path: Path) -> bool:
+        """Whether there is one, or nobody has looked."""
+        is_elsewhere = self.between != (path.local.ip, path.peer.ip)
+        return self.local or self.peer or is_elsewhere
 
 
 class IkeSa:
@@ -325,7 +331,22 @@ class IkeSa:
         self.path = path
         if self.is_primary:
             self.context.emit(Moved(self.id, path))
-            self.children.move(path)
+            self.children.move(path, is_bare=self.is_bare)
+
+    @property
+    def forces_encapsulation(self) -> bool:
+        """Whether ESP must be in UDP where no NAT asks for it; to force it is to feign a NAT.
+
+        Where AH may be wanted, what is said of NATs must be true.
+        """
+        has_ah = any(connection.child.has_ah for connection in self.connections)
+        return self.context.forces_encapsulation and not has_ah
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether ESP travels without UDP around it, as no NAT asks for that. RFC 7296 §2.23."""
+        needs_udp = self.forces_encapsulation or self.nat.may_stand_on(self.path)
+        return not (needs_udp or self.path.carrier.is_reliable)
 
     def local_addresses(self) -> tuple[IpAddress, ...]:
         """What a dynamic local selector means: the lease, else the address of the path."""

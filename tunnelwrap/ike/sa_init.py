@@ -268,7 +268,7 @@ def install_seed(sa: IkeSa, suite: IkeSuite, handshake: Handshake, seed: Secret)
 
 def float_if_needed(sa: IkeSa) -> None:
     """Go on by UDP port 4500 where ESP must be in UDP. RFC 7296 §2.23."""
-    encapsulates = bare.forces_encapsulation(sa) or sa.nat.local or sa.nat.peer
+    encapsulates = sa.forces_encapsulation or sa.nat.local or sa.nat.peer
     if sa.floats_to is not None and encapsulates:
         sa.path, sa.floats_to = sa.floats_to, None
 
@@ -295,6 +295,7 @@ def detect_nat(message: Message, path: Path) -> Nat:
     return Nat(
         local=bool(destinations) and nat_hash(*spis, path.local) not in destinations,
         peer=bool(sources) and nat_hash(*spis, path.peer) not in sources,
+        between=(path.local.ip, path.peer.ip),
     )
 
 
@@ -305,7 +306,7 @@ def abilities(sa: IkeSa) -> list[Payload]:
     """
     hashes = b"".join(h.to_bytes(2, "big") for h in OUR_HASHES)
     source = sa.path.local
-    if bare.forces_encapsulation(sa) and not sa.path.carrier.is_reliable:
+    if sa.forces_encapsulation and not sa.path.carrier.is_reliable:
         # a source that cannot match makes the peer see a NAT and encapsulate ESP in UDP
         source = SocketAddress(type(source.ip)(0), 0)
     fragments = Notify.of(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED)  # RFC 7383 §2.3

@@ -5,8 +5,7 @@
     192.0.2.1 -------------------------------- 192.0.2.2
 
 near is the initiator. Both daemons only tell their kernels what to do, so that what the one has
-told can be held against what the other has. ESP is always in UDP: tunnelwrap has no setting that
-would do without.
+told can be held against what the other has. ESP is in UDP unless tunnelwrap is told otherwise.
 """
 
 import re
@@ -56,6 +55,7 @@ class Ends:
         self.strongswan.settings = {"load": KERNEL_PLUGINS}
         self._file = directory / ("connect.toml" if self.ours == 0 else "serve.toml")
         self._daemon: Daemon | None = None
+        self.is_bare = self.has_mobike = False
 
     @property
     def tunnelwrap(self) -> Daemon:
@@ -111,11 +111,12 @@ class Ends:
                 **({"rekey_s": REKEY_S["child"]} if rekeys else {}),
             },
         }
+        plane = {"data_plane": "kernel", "bare_esp": self.is_bare}
         if self.ours == 0:
-            client = {"gateway": OUTER[1], "data_plane": "kernel", "carriers": ["udp"]}
+            client = {"gateway": OUTER[1], "carriers": ["udp"], **plane}
             requests = {"requests_ipv4": False, "requests_ipv6": False}
             return {"client": client, "connection": {**requests, **connection}}
-        gateway = {"name": IDS[1], "tcp_ports": [], "tls_ports": [], "data_plane": "kernel"}
+        gateway = {"name": IDS[1], "tcp_ports": [], "tls_ports": [], **plane}
         return {"gateway": gateway, "connections": {"peer": connection}}
 
     def _their_file(self, esp: str, mode: str, selectors: tuple[str, str]) -> Tree:
@@ -131,7 +132,7 @@ class Ends:
             "version": "2",
             "local_addrs": OUTER[own],
             "remote_addrs": OUTER[other],
-            "mobike": "no",
+            "mobike": "yes" if self.has_mobike else "no",
             "proposals": IKE,
             "local": local,
             "remote": remote,
@@ -170,7 +171,7 @@ def agreed(ends: Ends, suite: str, mode: str) -> set[tuple[str, str]]:
     there = states(ends.hosts[0])
     assert there == states(ends.hosts[1])
     for state in there:
-        assert (state.mode, state.ports) == (mode, NAT_PORTS)
+        assert (state.mode, state.ports) == (mode, None if ends.is_bare else NAT_PORTS)
         wanted = ALGORITHMS[suite]
         assert len(wanted) == len(state.algorithms)
         assert all(map(re.fullmatch, wanted, state.algorithms)), state
@@ -178,7 +179,7 @@ def agreed(ends: Ends, suite: str, mode: str) -> set[tuple[str, str]]:
     spis = {int(str(child["spi_in"]), 16): ours, int(str(child["spi_out"]), 16): theirs}
     assert {state.spi: state.destination for state in there} == spis
     listed = ends.strongswan.sas()
-    assert f"{mode.upper()}-in-UDP" in listed
+    assert f"{mode.upper()}{'' if ends.is_bare else '-in-UDP'}," in listed
     assert all(f"{spi:08x}" in listed for spi in spis)
     return selected(ends, mode)
 
@@ -225,6 +226,26 @@ def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
 
     here, there = (f"{each}/32" for each in OUTER)
     assert agreed(ends, "aes256gcm16", "transport") == {(here, there), (there, here)}
+    assert [statistics(host) for host in ends.hosts] == [{}, {}]
+
+
+@pytest.mark.parametrize("has_mobike", [False, True], ids=["port-500", "mobike"])
+def test_without_udp_as_strongswan_has_it_by_default(ends: Ends, *, has_mobike: bool) -> None:
+    """Who knows MOBIKE goes on by port 4500, NAT or not."""
+    ends.is_bare, ends.has_mobike = True, has_mobike
+    ends.connect()
+    near, far = ends.hosts
+    assert agreed(ends, "aes256gcm16", "tunnel") == {NETWORKS, NETWORKS[::-1]}
+
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
+    Transfer((far, INNER[1]), near, 2 << 20).finish()
+
+    spis = {state.spi for state in states(near)}
+    ends.strongswan.rekey_child("net")
+    wait_until("other keys", lambda: not spis & {state.spi for state in states(near)})
+    wait_until("no others", lambda: len(states(far)) == 2)
+    assert agreed(ends, "aes256gcm16", "tunnel") == {NETWORKS, NETWORKS[::-1]}
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
     assert [statistics(host) for host in ends.hosts] == [{}, {}]
 
 

@@ -11,7 +11,7 @@ from tunnelwrap.daemon.control import Answer, ControlServer
 from tunnelwrap.errors import ControlError
 
 KERNEL: Answer = {
-    "total_sas": 1,
+    "total_sas": 2,
     "total_policies": 1,
     "sas": [
         {
@@ -21,11 +21,25 @@ KERNEL: Answer = {
             "destination": "192.0.2.1",
             "mode": "tunnel",
             "udp_ports": [4500, 14500],
+            "offloaded_to": None,
             "octets": 2048,
             "packets": 3,
             "replayed": 1,
             "not_authentic": 0,
-        }
+        },
+        {
+            "spi": "00001001",
+            "protocol": "ESP",
+            "source": "192.0.2.1",
+            "destination": "192.0.2.2",
+            "mode": "tunnel",
+            "udp_ports": None,
+            "offloaded_to": "eth0",
+            "octets": 0,
+            "packets": 0,
+            "replayed": 0,
+            "not_authentic": 0,
+        },
     ],
     "policies": [{"direction": "out", "selector": "A to B", "spis": ["00001001"]}],
     "differences": ["ESP 00001001 to 192.0.2.2 was deleted or changed by somebody else"],
@@ -35,10 +49,12 @@ KERNEL: Answer = {
 }
 
 SHOWN = """\
-in the kernel: SAs 1, policies 1, not as they should be
+in the kernel: SAs 2, policies 1, not as they should be
   difference ESP 00001001 to 192.0.2.2 was deleted or changed by somebody else
   ESP 00001000 from 192.0.2.2 to 192.0.2.1
     tunnel in UDP 4500-14500, 3 packets, 2.0 KiB, 1 replayed
+  ESP 00001001 from 192.0.2.1 to 192.0.2.2
+    tunnel by eth0, 0 packets, 0 B
   out  A to B by 00001001
   dropped    2 (XfrmInNoPols): a packet was not agreed on
 """

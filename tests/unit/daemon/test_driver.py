@@ -31,8 +31,8 @@ class Plane:
     def use_outbound(self, spi_in: int) -> None:
         del spi_in
 
-    def move(self, spi_in: int, transport: Transport) -> None:
-        del spi_in, transport
+    def move(self, spi_in: int, transport: Transport, *, is_bare: bool) -> None:
+        del spi_in, transport, is_bare
 
     def remove(self, spi_in: int) -> None:
         del self.known[spi_in.to_bytes(4, "big")]

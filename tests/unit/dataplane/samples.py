@@ -90,6 +90,7 @@ def child_of(
     limits: SaLimits = NO_LIMITS,
     mode: Mode = Mode.TUNNEL,
     is_compressed: bool = False,
+    is_bare: bool = False,
 ) -> ChildSa:
     """One side (0 near, 1 far) of a pair of SAs; ``local`` and ``peer`` as the near side says.
 
@@ -117,6 +118,7 @@ def child_of(
         replay_window=1024,
         limits=limits,
         cpis=Cpis(spi + side, spi + 1 - side) if is_compressed else None,
+        is_bare=is_bare,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from socket import if_nametoindex
 
 from tunnelwrap.crypto.secret import Secret
 from tunnelwrap.daemon.control import MAX_LINE
@@ -13,6 +14,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     Direction,
     KernelPolicy,
     KernelSa,
+    Offload,
     SaFailures,
     SaId,
     Selector,
@@ -21,6 +23,7 @@ from tunnelwrap.dataplane.xfrm_values import (
     XfrmMode,
 )
 
+LOOPBACK = Offload(if_nametoindex("lo"), is_inbound=True)
 NEAR, FAR = ip_address("192.0.2.1"), ip_address("192.0.2.2")
 KEYS = Algorithms(aead=Algorithm("rfc4106(gcm(aes))", Secret(b"k" * 20), 128))
 INBOUND = KernelSa(
@@ -81,6 +84,14 @@ def test_a_reserved_spi_is_no_difference_and_no_sa() -> None:
     assert compare([larval], [], [INBOUND.id], []).missing_sas == [INBOUND.id]
 
 
+def test_a_device_that_is_gone_has_its_number() -> None:
+    sa = replace(INBOUND, offload=Offload(0x7FFF_FFFF, is_inbound=True))
+
+    ((told,),) = [compare([sa], [], [], []).to_json({})["sas"]]
+
+    assert told["offloaded_to"] == "device 2147483647"
+
+
 def test_of_very_many_the_first_are_told_and_fit_into_one_answer() -> None:
     many = [replace(INBOUND, id=SaId(NEAR, spi)) for spi in range(0x1000, 0x4000)]
 
@@ -91,7 +102,7 @@ def test_of_very_many_the_first_are_told_and_fit_into_one_answer() -> None:
 
 
 def test_it_is_told_with_what_was_dropped_and_without_keys() -> None:
-    sa = replace(INBOUND, usage=Usage(100, 2), failures=SaFailures(1, 2, 3))
+    sa = replace(INBOUND, usage=Usage(100, 2), failures=SaFailures(1, 2, 3), offload=LOOPBACK)
 
     told = compare([sa], [OUT], [INBOUND.id], [OUT]).to_json({"XfrmInNoPols": 2, "congestion": 1})
 
@@ -106,6 +117,7 @@ def test_it_is_told_with_what_was_dropped_and_without_keys() -> None:
                 "destination": "192.0.2.1",
                 "mode": "tunnel",
                 "udp_ports": None,
+                "offloaded_to": "lo",
                 "octets": 100,
                 "packets": 2,
                 "sequence_in": 0,
