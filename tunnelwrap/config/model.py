@@ -197,6 +197,12 @@ class RetransmissionTimes(Section):
 DataPlaneName = Literal["auto", "kernel", "userspace"]
 
 
+def check_bare(data_plane: str, *, bare_esp: bool) -> None:
+    """Check that ESP without UDP is left to the kernel."""
+    if bare_esp and data_plane == "userspace":
+        raise wrong('data_plane = "kernel" or "auto" beside bare_esp', "only the kernel sends it")
+
+
 class Connection(Section):
     """One peer, or one kind of peer."""
 
@@ -438,6 +444,7 @@ class Gateway(StreamPorts):
     child_sas: Annotated[int, Field(ge=1)] = _LIMITS.child_sas
     redirect_to: Host | None = None
     data_plane: DataPlaneName = "auto"
+    bare_esp: bool = False
     control_socket: FileName
     state_directory: FileName
 
@@ -462,6 +469,11 @@ class Gateway(StreamPorts):
         others = {*self._stream_ports(), *web}
         if self.acme.challenge == "http-01" and self.acme.http_port in others:
             raise wrong("an http_port of its own", f"{self.acme.http_port} is another port already")
+        return self
+
+    @model_validator(mode="after")
+    def _sends_bare_esp(self) -> Self:
+        check_bare(self.data_plane, bare_esp=self.bare_esp)
         return self
 
     @model_validator(mode="after")
@@ -545,8 +557,14 @@ class Client(Reach):
 
     dns: bool = True
     data_plane: DataPlaneName = "auto"
+    bare_esp: bool = False
     control_socket: FileName
     state_directory: FileName
+
+    @model_validator(mode="after")
+    def _sends_bare_esp(self) -> Self:
+        check_bare(self.data_plane, bare_esp=self.bare_esp)
+        return self
 
 
 class ClientConnection(Connection):

@@ -126,6 +126,7 @@ class Client:
         endpoint = Endpoint(
             os.urandom,
             lambda: datetime.now(UTC),
+            forces_encapsulation=self._plane.forces_encapsulation(bare_esp=settings.bare_esp),
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
             compresses=self._plane.compresses,

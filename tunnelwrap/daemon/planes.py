@@ -72,6 +72,12 @@ class Chosen:
         """The same where the bridge cannot be opened."""
         return replace(self, remark=f"{self.remark}; {_NO_STREAMS}", for_streams=None)
 
+    def forces_encapsulation(self, *, bare_esp: bool) -> bool:
+        """Whether ESP must be in UDP where no NAT asks for it; only the kernel sends it bare."""
+        if bare_esp and not self.kernel_esp:
+            logger.warning("ESP stays in UDP: bare_esp needs the kernel's data plane")
+        return not (bare_esp and self.kernel_esp)
+
     def __str__(self) -> str:
         return f"data plane: {self.name} ({self.remark})"
 

@@ -108,6 +108,7 @@ class Server:
             _wall_clock,
             connections=self._policies,
             limits=limits(file.gateway),
+            forces_encapsulation=self._plane.forces_encapsulation(bare_esp=file.gateway.bare_esp),
             token_secret=lasting_secret(state / "crash-tokens"),
             exports_keys=recorder.takes_keys,
             reserve_spi=self._plane.plane.reserve_spi,
