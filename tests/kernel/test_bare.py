@@ -8,18 +8,18 @@ import asyncio
 import pytest
 
 from tests.kernel import test_plane
-from tests.kernel.test_plane import (
+from tests.kernel.ends import (
     OUTER,
     OUTER_6,
     THIRD,
     Ends,
     answered,
-    captured,
     install,
     policies,
     states,
     until,
 )
+from tests.kernel.test_plane import captured
 from tests.unit.dataplane.samples import FAR, NEAR, selectors
 from tunnelwrap.ike.child_sa import Mode
 

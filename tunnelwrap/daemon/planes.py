@@ -187,13 +187,14 @@ def _kernel_plane(
 def _why_by_policies(policies: Iterable[ConnectionPolicy]) -> str | None:
     """What a route into a device cannot have; None: nothing of that is wanted.
 
-    To the address that ESP goes to there are two routes then; and packets do not wait at an
-    interface until a Child SA is there.
+    To the address that ESP goes to there are two routes then; BEET mode, like transport mode, has
+    no fragments, which are made before a device; and packets do not wait at an interface until a
+    Child SA is there.
     """
     for policy in policies:
         child = policy.child
-        if child.mode is Mode.TRANSPORT:
-            return f"{policy.name} is in transport mode"
+        if child.mode is not Mode.TUNNEL:
+            return f"{policy.name} is in {child.mode.value} mode"
         if not child.ts_peer and policy.pool is None:
             return f"{policy.name} is for packets of the peer's own address"
         if child.on_demand:
