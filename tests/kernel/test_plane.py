@@ -105,6 +105,7 @@ async def test_suites(ends: Ends, suite: str, *, uses_esn: bool) -> None:
 
 async def test_a_suite_is_tried_out_before_it_is_promised() -> None:
     assert why_not([child_of(suite=name).suite for name in (*SUITES, *AH_SUITES)]) is None
+    assert why_not([child_of().suite], Mode.BEET) is None
 
 
 HOSTS = {"local": selectors(f"{OUTER[0]}/32"), "peer": selectors(f"{OUTER[1]}/32")}
@@ -118,6 +119,19 @@ async def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
     assert ends[1].plane.counters(0x1001).packets_in == 2
     printed = await on(ends[0].host, "ip", "xfrm", "state")
     assert printed.count("mode transport") == 2
+
+
+async def test_beet_mode_and_no_udp(ends: Ends) -> None:
+    """Each by itself, and more of both: tests/kernel/slow."""
+    inner = {"local": selectors(f"{NEAR}/32"), "peer": selectors(f"{FAR}/32")}
+    install(ends, mode=Mode.BEET, is_bare=True, **inner)
+
+    async with captured(ends[1], "ip proto 50") as lines:
+        assert await answered(ends[0], NEAR, FAR) == 2
+        await until(lambda: len(lines) == 4)
+
+    assert (await on(ends[0].host, "ip", "xfrm", "state")).count("mode beet") == 2
+    assert [end.statistics() for end in ends] == [{}, {}]
 
 
 @pytest.mark.slow

@@ -22,33 +22,19 @@ from tests.kernel.test_plane import pinged
 from tests.kit.carriers import MemoryTransport, path_of
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of, selectors
 from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
-from tunnelwrap.dataplane.xfrm_trial import why_not
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.path import Carrier
 
-pytestmark = pytest.mark.kernel
-
-ends = test_plane.ends
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 INNER = {"local": selectors(f"{NEAR}/32"), "peer": selectors(f"{FAR}/32")}
 INNER_6 = {"local": selectors(f"{NEAR_6}/128"), "peer": selectors(f"{FAR_6}/128")}
 IP_HEADERS = {4: 20, 6: 40}
 
 
-async def test_this_kernel_has_it() -> None:
-    assert why_not([child_of(suite="aes128gcm16").suite], Mode.BEET) is None
-
-
-@pytest.mark.parametrize(
-    ("version", "ways"),
-    [
-        (4, OUTER),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((4, OUTER_6), (6, OUTER))),
-        pytest.param(6, OUTER_6, marks=pytest.mark.slow),
-    ],
-    ids=["4-over-4", "4-over-6", "6-over-4", "6-over-6"],
-)
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+@pytest.mark.parametrize("version", IP_HEADERS)
 async def test_the_inner_header_is_not_sent(
     ends: Ends, version: int, ways: tuple[str, str]
 ) -> None:
@@ -74,7 +60,6 @@ async def test_the_inner_header_is_not_sent(
         assert await policies(end) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(IF_ID != 0, reason="an interface takes fragments, which BEET mode has not")
 async def test_two_pairs_of_addresses_and_large_packets(ends: Ends) -> None:
     second = {"local": selectors("10.1.0.2/32"), "peer": selectors("10.2.0.2/32")}
@@ -92,7 +77,6 @@ async def test_two_pairs_of_addresses_and_large_packets(ends: Ends) -> None:
     assert [end.statistics() for end in ends] == [{}, {}]
 
 
-@pytest.mark.slow
 async def test_it_moves_and_is_rekeyed(ends: Ends) -> None:
     install(ends, mode=Mode.BEET, **INNER)
     assert await answered(ends[0], NEAR, FAR) == 2
@@ -108,7 +92,6 @@ async def test_it_moves_and_is_rekeyed(ends: Ends) -> None:
     assert [end.statistics() for end in ends] == [{}, {}]
 
 
-@pytest.mark.slow
 async def test_no_stream_leads_there(ends: Ends) -> None:
     for key, value in LOOPBACK_SYSCTLS:
         ends[0].host.sysctl(key.replace("/", "."), value)

@@ -23,9 +23,7 @@ from tests.kernel.test_plane import captured
 from tests.unit.dataplane.samples import FAR, NEAR, selectors
 from tunnelwrap.ike.child_sa import Mode
 
-pytestmark = pytest.mark.kernel
-
-ends = test_plane.ends
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 ESP = "ip proto 50 or ip6 proto 50"
 UDP = "udp port 4500"
@@ -45,11 +43,7 @@ async def check_travel(ends: Ends, wanted: str) -> None:
         await until(lambda: len(lines) == 4)
 
 
-@pytest.mark.parametrize(
-    "ways",
-    [OUTER, pytest.param(OUTER_6, marks=pytest.mark.slow)],
-    ids=["over-ipv4", "over-ipv6"],
-)
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
 async def test_it_is_an_ip_protocol_of_its_own(ends: Ends, ways: tuple[str, str]) -> None:
     install(ends, ways, is_bare=True)
 
@@ -67,7 +61,6 @@ async def test_it_is_an_ip_protocol_of_its_own(ends: Ends, ways: tuple[str, str]
         assert await policies(end) == 0
 
 
-@pytest.mark.slow
 async def test_a_rekey_loses_nothing(ends: Ends) -> None:
     install(ends, is_bare=True)
     async with asyncio.TaskGroup() as tasks:
@@ -82,7 +75,6 @@ async def test_a_rekey_loses_nothing(ends: Ends) -> None:
     assert [end.statistics() for end in ends] == [{}, {}]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", [Mode.TUNNEL, Mode.BEET])
 async def test_it_is_encapsulated_behind_a_nat_and_bare_again(ends: Ends, mode: Mode) -> None:
     inner = {"local": selectors(NEAR), "peer": selectors(FAR)}
@@ -102,7 +94,6 @@ async def test_it_is_encapsulated_behind_a_nat_and_bare_again(ends: Ends, mode: 
     assert [len(await states(end)) for end in ends] == [2, 2]
 
 
-@pytest.mark.slow
 async def test_a_move_behind_a_nat_repeats_no_number(ends: Ends) -> None:
     """What meets the gap between the one's move and the other's is lost, as in any move."""
     install(ends, is_bare=True)
