@@ -118,6 +118,7 @@ def test_it_is_told_with_what_was_dropped_and_without_keys() -> None:
                 "mode": "tunnel",
                 "udp_ports": None,
                 "offloaded_to": "lo",
+                "if_id": 0,
                 "octets": 100,
                 "packets": 2,
                 "sequence_in": 0,
