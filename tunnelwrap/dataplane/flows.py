@@ -48,6 +48,11 @@ class KernelFlow:
         )
 
     @property
+    def is_of_one_host(self) -> bool:
+        """Whether an end is a single address, so that it is nowhere else."""
+        return any(each.prefixlen == each.max_prefixlen for each in (self.local, self.peer))
+
+    @property
     def own(self) -> "KernelFlow":
         """Those packets."""
         return KernelFlow(self.local, self.local, 0, ANY_PORT, ANY_PORT, is_own=True)

@@ -75,8 +75,8 @@ def compare(
     """
     sas, policies = [sa for sa in found_sas if is_whole(sa)], list(found_policies)
     there, ours = {sa.id for sa in sas}, set(our_sas)
-    shown = {(each.selector, each.direction): each for each in policies}
-    wanted = {(each.selector, each.direction): each for each in our_policies}
+    shown = {each.key: each for each in policies}
+    wanted = {each.key: each for each in our_policies}
     return Audit(
         sas,
         policies,

@@ -12,6 +12,7 @@ from tunnelwrap.dataplane.flows import KernelFlow
 from tunnelwrap.dataplane.netlink import XfrmSocket
 from tunnelwrap.dataplane.xfrm_pairs import MODES, Holder, Pair, Trapped, anywhere, cpi_of
 from tunnelwrap.dataplane.xfrm_values import (
+    Action,
     Direction,
     KernelPolicy,
     PolicyFlag,
@@ -24,6 +25,8 @@ from tunnelwrap.errors import KernelRefused
 
 FIRST_PRIORITY: Final = 10_000
 """Of policies; behind it the narrower come first."""
+
+PolicyKey = tuple[Selector, Direction, int]
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +42,10 @@ class Policies:
     def __init__(self, xfrm: XfrmSocket) -> None:
         self._xfrm = xfrm
         self._holders: dict[tuple[KernelFlow, Direction], list[Holder]] = {}
-        self._there: dict[tuple[Selector, Direction], KernelPolicy] = {}
+        self._there: dict[PolicyKey, KernelPolicy] = {}
 
     @property
-    def there(self) -> Mapping[tuple[Selector, Direction], KernelPolicy]:
+    def there(self) -> Mapping[PolicyKey, KernelPolicy]:
         """The policies that the kernel was told, by what it tells them apart by."""
         return self._there
 
@@ -110,21 +113,37 @@ class Policies:
             if not holders:
                 del self._holders[flow, direction]
                 self._delete(_policy(flow, direction, holder))
+                self._delete_guard(flow, direction, holder)
             elif had_it:
                 self._show(flow, direction, holders[-1], is_new=False)
 
     def _show(
         self, flow: KernelFlow, direction: Direction, holder: Holder, *, is_new: bool
     ) -> None:
-        policy = _policy(flow, direction, holder)
+        guard = _guard(flow, direction, holder)
+        if guard is not None:
+            self._tell(guard, is_new=is_new)
+        try:
+            self._tell(_policy(flow, direction, holder), is_new=is_new)
+        except KernelRefused:
+            if is_new:
+                self._delete_guard(flow, direction, holder)
+            raise
+
+    def _tell(self, policy: KernelPolicy, *, is_new: bool) -> None:
         if is_new:
             self._xfrm.add_policy(policy)
         else:
             self._xfrm.update_policy(policy)
-        self._there[policy.selector, direction] = policy
+        self._there[policy.key] = policy
+
+    def _delete_guard(self, flow: KernelFlow, direction: Direction, holder: Holder) -> None:
+        guard = _guard(flow, direction, holder)
+        if guard is not None:
+            self._delete(guard)
 
     def _delete(self, policy: KernelPolicy) -> None:
-        self._there.pop((policy.selector, policy.direction), None)
+        self._there.pop(policy.key, None)
         try:
             self._xfrm.delete_policy(policy)
         except KernelRefused as error:
@@ -139,6 +158,23 @@ def _policy(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPol
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
         if_id=holder.if_id,
+    )
+
+
+def _guard(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPolicy | None:
+    """Nobody speaks for the peer by another device than the holder's interface.
+
+    Between networks the routes say what may come by which; without an interface, the policy itself
+    does this. The template only bears our tag.
+    """
+    if not holder.if_id or direction is Direction.OUT or not flow.is_of_one_host:
+        return None
+    return KernelPolicy(
+        selector=flow.selector(is_outbound=False),
+        direction=direction,
+        templates=(_free_template(holder),),
+        priority=FIRST_PRIORITY + flow.breadth,
+        action=Action.BLOCK,
     )
 
 

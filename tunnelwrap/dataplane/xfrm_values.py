@@ -297,6 +297,11 @@ class KernelPolicy:
     index: int = field(default=0, compare=False)
     usage: Usage = field(default=Usage(), compare=False)
 
+    @property
+    def key(self) -> tuple[Selector, Direction, int]:
+        """What the kernel tells policies without a mark apart by."""
+        return self.selector, self.direction, self.if_id
+
 
 @dataclass(frozen=True, slots=True)
 class Migration:

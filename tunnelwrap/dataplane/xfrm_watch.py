@@ -94,7 +94,7 @@ class Watch:
         if isinstance(event, SaDeleted):
             return event.id in self._sas.owners and self._sas.find(event.id) is None
         if isinstance(event, PolicyDeleted):
-            policy = self._policies.there.get((event.policy.selector, event.policy.direction))
+            policy = self._policies.there.get(event.policy.key)
             return policy is not None and self._xfrm.find_policy(policy) is None
         return True  # we never flush
 

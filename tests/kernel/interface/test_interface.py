@@ -70,6 +70,22 @@ async def test_what_no_policy_takes_does_not_leave_in_clear(ends: Ends) -> None:
     assert await pings_at(ends[1]) == before
 
 
+async def test_nobody_speaks_in_clear_for_a_single_host(ends: Ends) -> None:
+    hosts = {"local": selectors(f"{NEAR}/32"), "peer": selectors("10.2.0.0/16")}
+    ends[1].install(child_of(1, **hosts))
+    ends[0].host.ip("route", "replace", FAR, "dev", "eth0")
+
+    assert await answered(ends[0], NEAR, FAR) == 0
+    assert ends[1].statistics() == {"XfrmInPolBlock": 2}
+
+    ends[0].host.ip("route", "replace", FAR, "dev", DEVICE)
+    ends[0].install(child_of(0, **hosts))
+    assert await answered(ends[0], NEAR, FAR) == 2
+    for end in ends:
+        end.plane.close()
+        assert "dir " not in await on(end.host, "ip", "xfrm", "policy")
+
+
 async def test_policies_and_sas_of_others_stay(ends: Ends) -> None:
     selector = ("src", "10.4.0.1/32", "dst", f"{FAR}/32")
     ends[0].host.ip("xfrm", "policy", "add", *selector, "dir", "out", "action", "block")
