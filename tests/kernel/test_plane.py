@@ -16,6 +16,7 @@ from ipaddress import ip_address
 import pytest
 
 from tests.kernel.ends import (
+    IF_ID,
     NAT_PORT,
     OUTER,
     OUTER_6,
@@ -106,6 +107,19 @@ async def test_suites(ends: Ends, suite: str, *, uses_esn: bool) -> None:
 async def test_a_suite_is_tried_out_before_it_is_promised() -> None:
     assert why_not([child_of(suite=name).suite for name in (*SUITES, *AH_SUITES)]) is None
     assert why_not([child_of().suite], Mode.BEET) is None
+
+
+@pytest.mark.parametrize("ways", [OUTER, OUTER_6], ids=["over-ipv4", "over-ipv6"])
+async def test_a_host_whose_peer_may_have_any_address_still_reaches_itself(
+    ends: Ends, ways: tuple[str, str]
+) -> None:
+    own, all_of_it = (f"{NEAR}/32", f"{NEAR_6}/128"), ("0.0.0.0/0", "::/0")
+    install(ends, ways, local=selectors(*own), peer=selectors(*all_of_it))
+
+    # without an interface the kernel takes what IPv6 has for itself into the tunnel
+    itself = ((NEAR, NEAR), (NEAR_6, NEAR_6)) if IF_ID else ((NEAR, NEAR),)
+    for source, target in ((NEAR, FAR), (NEAR_6, FAR_6), *itself):
+        assert await answered(ends[0], source, target) == 2
 
 
 HOSTS = {"local": selectors(f"{OUTER[0]}/32"), "peer": selectors(f"{OUTER[1]}/32")}

@@ -75,10 +75,9 @@ class Pair:
     def flows_of(self, direction: Direction) -> list[KernelFlow]:
         """Those that policies of a direction are for.
 
-        Where the peer may have any address, this host's packets to itself are told apart; an xfrm
-        interface has none of them.
+        Where the peer may have any address, this host's packets to itself are told apart.
         """
-        if direction is not Direction.IN or self.if_id:
+        if direction is not Direction.IN:
             return self.flows
         return [*self.flows, *(each.own for each in self.flows if each.covers_own)]
 

@@ -154,10 +154,10 @@ def _policy(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPol
     return KernelPolicy(
         selector=flow.selector(is_outbound=direction is Direction.OUT),
         direction=direction,
-        templates=(_free_template(holder),) if flow.is_own else _templates(holder, direction),
+        templates=(_free_template(flow, holder),) if flow.is_own else _templates(holder, direction),
         priority=FIRST_PRIORITY + flow.breadth,
         flags=PolicyFlag.ICMP,
-        if_id=holder.if_id,
+        if_id=0 if flow.is_own else holder.if_id,
     )
 
 
@@ -167,12 +167,13 @@ def _guard(flow: KernelFlow, direction: Direction, holder: Holder) -> KernelPoli
     Between networks the routes say what may come by which; without an interface, the policy itself
     does this. The template only bears our tag.
     """
-    if not holder.if_id or direction is Direction.OUT or not flow.is_of_one_host:
+    is_guarded = holder.if_id and direction is not Direction.OUT and not flow.is_own
+    if not is_guarded or not flow.is_of_one_host:
         return None
     return KernelPolicy(
         selector=flow.selector(is_outbound=False),
         direction=direction,
-        templates=(_free_template(holder),),
+        templates=(_free_template(flow, holder),),
         priority=FIRST_PRIORITY + flow.breadth,
         action=Action.BLOCK,
     )
@@ -202,8 +203,11 @@ def _templates(holder: Holder, direction: Direction) -> tuple[Template, ...]:
     return compression, Template(*any_ways, XfrmMode.TRANSPORT, reqid, holder.proto, spi)
 
 
-def _free_template(holder: Holder) -> Template:
-    """Asks for nothing; but what came out of a tunnel does not pass, and the policy has our tag."""
-    address = anywhere(holder.ends.peer.ip)
+def _free_template(flow: KernelFlow, holder: Holder) -> Template:
+    """Asks for nothing; but what came out of a tunnel does not pass, and the policy has our tag.
+
+    Its mode wants addresses of the flow's IP version.
+    """
+    address = anywhere(flow.local.network_address)
     mode = XfrmMode.TRANSPORT
     return Template(address, address, mode, holder.request_id, is_optional=True)
