@@ -59,7 +59,9 @@ def _asked(path: Path, *, kernel: bool) -> dict[str, object]:
 def _headline(result: Mapping[str, object]) -> str:
     count = len(_rows(result["ike_sas"]))
     peers = "no peer" if count == 0 else "1 peer" if count == 1 else f"{count} peers"
-    return f"{result['role']} {result['name']}: {peers}, data plane {result['data_plane']}"
+    plane, of_streams = result["data_plane"], result.get("data_plane_of_streams")
+    more = f"; of streams {of_streams}" if of_streams not in (None, plane) else ""
+    return f"{result['role']} {result['name']}: {peers}, data plane {plane}{more}"
 
 
 def _certificate(own: Mapping[str, object]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from tunnelwrap.crypto.suite import AhSuite, ChildSuite, EspSuite
 from tunnelwrap.daemon.control import Answer
 from tunnelwrap.daemon.host import Host
 from tunnelwrap.dataplane import DataPlane, ElsewhereCallback, ExpireCallback
+from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback
@@ -32,7 +33,8 @@ from tunnelwrap.wire.proposal import Proposal
 
 logger = logging.getLogger(__name__)
 
-_NO_STREAMS: Final = "userspace for streams"
+BRIDGE: Final = "the loopback device"
+"""How people call the bridge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,9 @@ class Chosen:
     kernel_esp: bool  # ESP over UDP is the kernel's affair
     compresses: bool = False  # what comes by UDP, where that is agreed. RFC 3173
     has_beet: bool = False  # BEET mode, likewise
-    for_streams: MixedPlane | None = None  # whose bridge is to be opened, by LOOPBACK_SYSCTLS
+    for_streams: MixedPlane | None = None  # which is to have a feed (``daemon.feeds``)
     is_demanded: bool = False  # the kernel or nothing
+    streams: str = "userspace"  # where their ESP is, and how it gets there
     kernel: KernelPlane | None = None
 
     @property
@@ -68,9 +71,14 @@ class Chosen:
         """Whether the kernel's policies take packets from any device into the tunnel."""
         return self.kernel_esp and not self.if_id
 
+    def with_feed(self, name: str) -> "Chosen":
+        """The same with streams, which go into the kernel that way."""
+        remark = f"{self.remark}; streams by {name}"
+        return replace(self, remark=remark, streams=f"kernel by {name}", for_streams=None)
+
     def without_streams(self) -> "Chosen":
-        """The same where the bridge cannot be opened."""
-        return replace(self, remark=f"{self.remark}; {_NO_STREAMS}", for_streams=None)
+        """The same where no feed can be had."""
+        return replace(self, remark=f"{self.remark}; userspace for streams", for_streams=None)
 
     def forces_encapsulation(self, *, bare_esp: bool) -> bool:
         """Whether ESP must be in UDP where no NAT asks for it; only the kernel sends it bare."""
@@ -134,7 +142,8 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         kernel=kernel,
     )
     if kernel.if_id:
-        return replace(chosen, remark=f"{chosen.remark}; xfrm interface {host.device}")
+        remark = f"{chosen.remark}; xfrm interface {host.device}"
+        return replace(chosen, remark=remark, streams=f"kernel by {BRIDGE}")
     mixed = MixedPlane(kernel, _userspace(host, inner_mtu, listeners))
     chosen = replace(chosen, plane=mixed, for_streams=mixed)
     return chosen if bridges_streams else chosen.without_streams()
@@ -174,7 +183,7 @@ def _kernel_plane(
     if why is None:
         kernel = KernelPlane(tag, *heard, if_id)
         try:
-            kernel.open_bridge()
+            kernel.open_feed(Bridge.create(heard[0], is_guarded=True))
         except DataPlaneError as error:
             kernel.close()
             why = str(error)

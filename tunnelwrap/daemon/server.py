@@ -23,18 +23,16 @@ from tunnelwrap.config.selectors import parse_selector
 from tunnelwrap.daemon.certificates import keeper_of
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
+from tunnelwrap.daemon.feeds import open_feed
 from tunnelwrap.daemon.host import Host, check_rights
 from tunnelwrap.daemon.planes import Listeners, choose_plane
 from tunnelwrap.daemon.ports import names_of_ports, stream_listeners, take_all_descriptors
 from tunnelwrap.daemon.recording import Recorder
 from tunnelwrap.daemon.site import check_site
 from tunnelwrap.daemon.status import status_of
-from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
 from tunnelwrap.demux.listener import Listener
 from tunnelwrap.errors import (
     ControlError,
-    DataPlaneError,
-    HostNetError,
     InternalAddressFailure,
     Refusal,
     StoreError,
@@ -43,7 +41,6 @@ from tunnelwrap.errors import (
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.firewall import ForwardChange, NatChange
 from tunnelwrap.hostnet.links import gateway_changes
-from tunnelwrap.hostnet.sysctl import SysctlChange
 from tunnelwrap.ike.endpoint import Endpoint
 from tunnelwrap.ike.outputs import AskLease, ChildRefused, Closed, Established, Lease
 from tunnelwrap.ike.redirect import decoded, encoded
@@ -202,20 +199,7 @@ class Server:
         """
         if self._plane.if_id:
             self._host.make_interface(self._plane.if_id)
-        mixed, is_demanded = self._plane.for_streams, self._plane.is_demanded
-        if mixed is None:
-            return
-        try:
-            if not is_demanded:
-                mixed.check_alone()
-            self._host.apply([SysctlChange.of(key, value) for key, value in LOOPBACK_SYSCTLS])
-            mixed.open_bridge()
-        except (DataPlaneError, HostNetError) as error:
-            if is_demanded:
-                raise
-            self._host.undo()
-            self._plane = self._plane.without_streams()
-            logger.info("streams stay in this process: %s", error)
+        self._plane = open_feed(self._plane, self._host)
 
     def _changes(self) -> list[Change]:
         """Routes and forwarding for all pools and peers' networks; NAT where a pool wants it."""
@@ -378,6 +362,7 @@ class Server:
             *(self._driver, self._plane.name),
             role="gateway",
             name=self._name,
+            data_plane_of_streams=self._plane.streams,
             streams=dict(streams),
             certificate=self._keeper.status() if self._keeper else None,
         )

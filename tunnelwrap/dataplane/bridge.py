@@ -9,8 +9,7 @@ of its own on the loopback device, its alias, and the kernel's SAs lead there:
     inbound SA   src ALIAS dst ENTRANCE, outbound SA   src ENTRANCE dst ALIAS, both with
     encap espinudp and these very ports: from others the kernel would tell a change of mapping.
 
-A stream that reconnects keeps its alias, so SAs and policies never hear of it. The entrance is no
-socket of IKE's: the bridge depends on no listener, and runs beside one on 4500.
+The entrance is no socket of IKE's: the bridge depends on no listener, and runs beside one on 4500.
 
 Inbound: ``BridgePort.feed`` hands over packets of one size as one train, which the kernel cuts
 (UDP_SEGMENT) and decrypts before the call returns. Outbound: ``_on_readable`` reads what the kernel
@@ -35,17 +34,17 @@ import asyncio
 import ctypes
 import errno
 import socket
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
-from pathlib import Path
+from ipaddress import IPv4Address
 from struct import Struct
 from typing import Final, Self
 
 import numpy as np
 
+from tunnelwrap.dataplane.feed import Aliases, Patience, require_policies
 from tunnelwrap.errors import DataPlaneError, NotPrivileged, Unsupported
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
@@ -67,7 +66,6 @@ LOOPBACK_SYSCTLS: Final = (("net/ipv4/conf/lo/disable_policy", "0"),)
 
 BLOCKS: Final = range(64, 128)  # 127.n.0.0/16; a second daemon finds the first taken
 PORT: Final = 4510  # of the entrance and of every alias; below the ephemeral ports
-REST_S: Final = 120.0  # before an alias is used again; nothing of its last client is left then
 
 READ_MOST: Final = 128  # packets of one read, then others have their turn
 READ_OCTETS: Final = 262144  # the same for large packets
@@ -75,55 +73,15 @@ FIRST_GUESS: Final = 1472
 LEARN_FROM: Final = 8  # packets that a read must have to be a hint at what comes next
 RECEIVE_BUFFER: Final = 1 << 20  # 10 ms at 1 Gbit/s, as the kernel counts memory
 SEND_BUFFER: Final = 1 << 20
-PAUSE_S: Final = 0.001  # until a congested transport is asked again
-PAUSE_SHARE: Final = 0.125  # of how long it has been congested
-PAUSE_MOST_S: Final = 0.1
 
 SO_MEMINFO: Final = 55  # of asm/socket.h
 
-_EXEMPTIONS: Final = tuple(
-    f"net/{family}/conf/{device}/disable_policy"
-    for family in ("ipv4", "ipv6")
-    for device in ("lo", "all")
-)
 _MEMINFO = Struct("=9I")
 _MEMINFO_OPTION: Final = (socket.SOL_SOCKET, SO_MEMINFO, _MEMINFO.size)
 _DROPS: Final = 8  # SK_MEMINFO_DROPS of linux/sock_diag.h
 _SEGMENT = Struct("=H")
 _LENGTH = Struct("!H")
 _NO_OFFLOAD: Final = frozenset((errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP))
-
-
-class Aliases:
-    """Gives each client an address of a /16; owns which are free.
-
-    Args:
-        first: the address before those that are given.
-        rest_s: how long one that was given back is not given again, in seconds.
-    """
-
-    def __init__(self, first: IPv4Address, rest_s: float = REST_S) -> None:
-        self._rest_s = rest_s
-        self._fresh = first + 1
-        self._last = IPv4Network((first, 16), strict=False).broadcast_address - 1
-        self._used: deque[tuple[float, IPv4Address]] = deque()
-
-    def take(self, now: float) -> IPv4Address:
-        """An address that nobody had, or the one that has rested longest.
-
-        Raises:
-            DataPlaneError: none is free.
-        """
-        if self._fresh <= self._last:
-            self._fresh += 1
-            return self._fresh - 1
-        if self._used and self._used[0][0] <= now:
-            return self._used.popleft()[1]
-        raise DataPlaneError(f"no loopback address is free up to {self._last}")
-
-    def give_back(self, address: IPv4Address, now: float) -> None:
-        """Its client is gone."""
-        self._used.append((now + self._rest_s, address))
 
 
 class Bridge:
@@ -156,7 +114,7 @@ class Bridge:
             DataPlaneError: they do not, or the kernel takes no ESP on the loopback device.
         """
         if not is_guarded:
-            require_policies()
+            require_policies("lo")
         return cls(loop, open_entrance())
 
     @property
@@ -209,6 +167,8 @@ class BridgePort:
     ``alias`` and ``entrance`` are the addresses and ports of its SAs.
     """
 
+    is_encapsulated: Final = True
+
     def __init__(
         self, sock: socket.socket, alias: SocketAddress, transport: Transport, shared: "_Shared"
     ) -> None:
@@ -219,8 +179,7 @@ class BridgePort:
         self._shared = shared
         self._guess = FIRST_GUESS
         self._segments = MAX_SEGMENTS
-        self._timer: asyncio.TimerHandle | None = None
-        self._paused_at = 0.0
+        self._patience = Patience(shared.loop, self._is_congested, self._resume)
         self._is_open = True
         shared.loop.add_reader(sock, self._on_readable)
 
@@ -245,17 +204,13 @@ class BridgePort:
     def move(self, transport: Transport) -> None:
         """Send by another transport: the client has reconnected."""
         self._transport = transport
-        if self._timer is not None:
-            self._timer.cancel()
-            self._resume()
+        self._patience.ask()
 
     def close(self) -> None:
         """Give the alias back; packets still under way are lost. Calling twice is fine."""
         if self._is_open:
             self._is_open = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._patience.end()
             self._shared.loop.remove_reader(self._socket)
             self._shared.on_close(self)
             self._socket.close()
@@ -284,40 +239,17 @@ class BridgePort:
             if lost:
                 self._shared.drops["congestion"] += lost
 
+    def _is_congested(self) -> bool:
+        return self._transport.is_congested
+
     def _pause(self) -> None:
         """Leave packets in the socket."""
-        loop = self._shared.loop
-        loop.remove_reader(self._socket)
-        self._paused_at = loop.time()
-        self._timer = loop.call_later(PAUSE_S, self._resume)
+        self._shared.loop.remove_reader(self._socket)
+        self._patience.begin()
 
     def _resume(self) -> None:
-        """Read on, if the transport takes it; one that is gone for long is seldom asked."""
-        loop = self._shared.loop
-        if self._transport.is_congested:
-            waited = loop.time() - self._paused_at
-            delay = min(max(waited * PAUSE_SHARE, PAUSE_S), PAUSE_MOST_S)
-            self._timer = loop.call_later(delay, self._resume)
-            return
-        self._timer = None
-        loop.add_reader(self._socket, self._on_readable)
+        self._shared.loop.add_reader(self._socket, self._on_readable)
         self._on_readable()
-
-
-def require_policies() -> None:
-    """See that no policy is skipped for what comes by the loopback device.
-
-    Raises:
-        DataPlaneError: with the sysctl that is in the way.
-    """
-    for key in _EXEMPTIONS:
-        file = Path("/proc/sys", key)
-        if file.exists() and file.read_text().strip() != "0":
-            name = key.replace("/", ".")
-            raise DataPlaneError(
-                f"{name} is not 0: policies would not be asked for what a stream brings, and a"
-                f" peer could send from any inner address (sysctl -w {name}=0)"
-            )
 
 
 def open_entrance() -> socket.socket:

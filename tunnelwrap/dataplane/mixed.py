@@ -1,4 +1,4 @@
-"""The kernel's data plane for what comes by UDP, ours for streams if the kernel has no bridge.
+"""The kernel's data plane for what comes by UDP, ours for streams if the kernel has no feed.
 
 A Child SA whose peer changes over takes its sequence numbers along: what the one plane has sent the
 other never sends again, what the one has seen the other does not take. RFC 4303 §3.3.3, §3.4.3.
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tunnelwrap.dataplane import AcquireCallback, SaCounters, Trap
+from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane
 from tunnelwrap.ike.child_sa import ChildSa
@@ -48,13 +49,9 @@ class MixedPlane:
         """
         self._kernel.check_alone()
 
-    def open_bridge(self) -> None:
-        """Let the kernel have what comes by streams, too.
-
-        Raises:
-            DataPlaneError: it cannot.
-        """
-        self._kernel.open_bridge()
+    def open_feed(self, feed: Feed) -> None:
+        """Let the kernel have what comes by streams, too; the feed is its own from now on."""
+        self._kernel.open_feed(feed)
 
     def name_of(self, spi_in: int) -> str:
         """Which plane has a Child SA, for people."""
@@ -136,8 +133,8 @@ class MixedPlane:
 
     def _plane_for(self, transport: Transport) -> Plane:
         is_stream = transport.path.carrier.is_reliable
-        return self._userspace if is_stream and not self._kernel.has_bridge else self._kernel
+        return self._userspace if is_stream and not self._kernel.has_feed else self._kernel
 
     def _plane_on(self, path: Path) -> Plane:
-        """For what is told by its addresses: the bridge has others."""
+        """For what is told by its addresses: a feed has others."""
         return self._userspace if path.carrier.is_reliable else self._kernel

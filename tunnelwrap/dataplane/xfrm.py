@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import Final
 
 from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCounters, Trap
-from tunnelwrap.dataplane.bridge import Bridge
+from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.flows import kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
 from tunnelwrap.dataplane.xfrm_pairs import Ends, Pair, inbound_directions, kind_of
@@ -112,26 +112,21 @@ class KernelPlane:
                 f"{policies} IPsec policies of others would rule the loopback, too"
             )
 
-    def open_bridge(self) -> None:
-        """Take what comes by streams, too.
-
-        Raises:
-            DataPlaneError: no policy would guard it, or the kernel takes no ESP on the loopback
-                device.
-        """
-        bridge = Bridge.create(self._loop, is_guarded=self.if_id != 0)
-        self._streams = StreamPorts(bridge)
+    def open_feed(self, feed: Feed) -> None:
+        """Take what comes by streams, too; the feed is ours from now on."""
+        self._streams = StreamPorts(feed)
+        self._statistics = read_statistics()  # what was sent to try it is no loss
 
     @property
-    def has_bridge(self) -> bool:
+    def has_feed(self) -> bool:
         """Whether what comes by streams can be had here."""
         return self._streams is not None
 
     @property
     def drops(self) -> dict[str, int]:
         """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
-        bridge = self._streams.drops if self._streams is not None else {}
-        return {**bridge, **since(self._statistics)}
+        streams = self._streams.drops if self._streams is not None else {}
+        return {**streams, **since(self._statistics)}
 
     def report(self) -> dict[str, object]:
         """What the kernel has of ours, and what it dropped, as plain JSON."""
@@ -312,7 +307,7 @@ class KernelPlane:
         if self._streams is None:
             raise Unsupported("the kernel takes no ESP from streams here")
         port = self._streams.enter(child.spi_in, transport)
-        return Ends(port.entrance, port.alias, is_encapsulated=True)
+        return Ends(port.entrance, port.alias, is_encapsulated=port.is_encapsulated)
 
     def _migrate(self, pair: Pair, ends: Ends) -> bool:
         """Have the kernel move a Child SA at one instant; whether it did.

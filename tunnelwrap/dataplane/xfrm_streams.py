@@ -1,15 +1,15 @@
-"""Which Child SAs come by streams, and by which port of the bridge the kernel has them.
+"""Which Child SAs come by streams, and by which port of a feed the kernel has them.
 
 All Child SAs that came by one stream have one port; it goes with the peer from stream to stream, so
 that the kernel does not hear of a reconnect.
-Owns: the bridge, and its ports.
+Owns: the feed, and its ports.
 """
 
 from collections.abc import Sequence
 from itertools import groupby
 from struct import Struct
 
-from tunnelwrap.dataplane.bridge import Bridge, BridgePort
+from tunnelwrap.dataplane.feed import Feed, FeedPort
 from tunnelwrap.transport import Transport
 from tunnelwrap.wire.esp import HEADER_LENGTH
 
@@ -19,17 +19,17 @@ _spi = Struct(">I").unpack_from
 class StreamPorts:
     """Gives packets of streams to the kernel."""
 
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-        self._ports: dict[int, BridgePort] = {}  # by spi_in
-        self._transports: dict[BridgePort, Transport] = {}
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._ports: dict[int, FeedPort] = {}  # by spi_in
+        self._transports: dict[FeedPort, Transport] = {}
 
     @property
     def drops(self) -> dict[str, int]:
         """Packets dropped, by cause."""
-        return self._bridge.drops
+        return self._feed.drops
 
-    def enter(self, spi_in: int, transport: Transport) -> BridgePort:
+    def enter(self, spi_in: int, transport: Transport) -> FeedPort:
         """The port of a Child SA that comes by a stream from now on.
 
         Raises:
@@ -63,15 +63,15 @@ class StreamPorts:
         """Close every port."""
         self._ports.clear()
         self._transports.clear()
-        self._bridge.close()
+        self._feed.close()
 
-    def _port_at(self, transport: Transport) -> BridgePort:
+    def _port_at(self, transport: Transport) -> FeedPort:
         for port, other in self._transports.items():
             if other is transport:
                 return port
-        port = self._bridge.open(transport)
+        port = self._feed.open(transport)
         self._transports[port] = transport
         return port
 
-    def _port_of(self, packet: memoryview) -> BridgePort | None:
+    def _port_of(self, packet: memoryview) -> FeedPort | None:
         return self._ports.get(_spi(packet)[0]) if len(packet) >= HEADER_LENGTH else None

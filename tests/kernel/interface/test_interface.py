@@ -22,8 +22,9 @@ from tests.kit.policies import road_warrior
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of, selectors, udp
 from tunnelwrap.daemon.host import Host as HostNetwork
 from tunnelwrap.daemon.planes import Listeners, choose_plane
-from tunnelwrap.dataplane.bridge import require_policies
+from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.esp import IPV4, OutboundSa
+from tunnelwrap.dataplane.feed import require_policies
 from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, tag_of
 from tunnelwrap.errors import DataPlaneError
 from tunnelwrap.hostnet.netlink import InterfaceChange
@@ -99,10 +100,11 @@ async def test_policies_and_sas_of_others_stay(ends: Ends) -> None:
 
 
 @pytest.fixture
-def gateway(ends: Ends) -> Host:
+async def gateway(ends: Ends) -> Host:
     """The far host, which has a stream client instead of a peer on the wire."""
     with ends[1].host.entered():
-        ends[1].plane.open_bridge()
+        bridge = Bridge.create(asyncio.get_running_loop(), is_guarded=True)
+        ends[1].plane.open_feed(bridge)
     return ends[1]
 
 
@@ -142,7 +144,7 @@ async def test_a_stream_client_cannot_forge_its_inner_address(
     gateway: Host, inbox: socket.socket
 ) -> None:
     with gateway.host.entered(), pytest.raises(DataPlaneError, match="disable_policy is not 0"):
-        require_policies()  # nothing but the interface guards it here
+        require_policies("lo")  # nothing but the interface guards it here
     client = StreamClient(gateway)
 
     client.send(NEAR)

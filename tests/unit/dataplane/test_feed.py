@@ -4,7 +4,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tunnelwrap.dataplane.bridge import REST_S, Aliases
+from tunnelwrap.dataplane.feed import REST_S, Aliases
 from tunnelwrap.errors import DataPlaneError
 
 ENTRANCE = IPv4Address("127.64.0.1")
@@ -31,7 +31,7 @@ def test_a_used_one_rests_before_it_is_given_again() -> None:
     assert second == IPv4Address("127.64.255.254")
     aliases.give_back(second, 10.0)
     aliases.give_back(first, 20.0)
-    with pytest.raises(DataPlaneError, match=r"no loopback address is free"):
+    with pytest.raises(DataPlaneError, match=r"no alias is free"):
         aliases.take(10.0 + REST_S - 0.1)
     assert aliases.take(10.0 + REST_S) == second
     with pytest.raises(DataPlaneError):
