@@ -48,14 +48,16 @@ class Tun:
     __slots__ = ("_fd", "name")
 
     def __init__(self, fd: int, name: str) -> None:
-        """Take over an open descriptor whose packets have the virtio-net header before them."""
+        """Take over an open descriptor; ``read_batch`` wants the virtio-net header on packets."""
         os.set_blocking(fd, False)
         self._fd = fd
         self.name = name
 
     @classmethod
-    def open(cls, name: str) -> Self:
+    def open(cls, name: str, *, has_header: bool = True) -> Self:
         """Create the device; ``name`` may hold one ``%d``.
+
+        Without ``has_header`` its packets are bare, and no longer than its MTU.
 
         Raises:
             NotPrivileged: without CAP_NET_ADMIN.
@@ -67,7 +69,7 @@ class Tun:
         except OSError as error:
             raise _cause(error, name) from error
         try:
-            return cls(fd, _configure(fd, name))
+            return cls(fd, _configure(fd, name, has_header=has_header))
         except OSError as error:
             os.close(fd)
             raise _cause(error, name) from error
@@ -122,11 +124,12 @@ class Tun:
                 os.close(fd)
 
 
-def _configure(fd: int, name: str) -> str:
-    flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR
+def _configure(fd: int, name: str, *, has_header: bool) -> str:
+    flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if has_header else 0)
     answer = fcntl.ioctl(fd, TUNSETIFF, _REQUEST.pack(name.encode(), flags))
-    fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HEADER.to_bytes(4, sys.byteorder))
-    fcntl.ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)
+    if has_header:
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HEADER.to_bytes(4, sys.byteorder))
+        fcntl.ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6)
     raw: bytes = _REQUEST.unpack(answer)[0]
     return raw.rstrip(b"\0").decode()
 

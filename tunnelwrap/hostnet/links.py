@@ -21,13 +21,14 @@ where it was; the journal removes the rules at the next start.
 """
 
 from collections.abc import Iterable, Sequence
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, ip_interface, ip_network
 from typing import Final
 from zlib import crc32
 
 from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.firewall import UntrackedChange
 from tunnelwrap.hostnet.netlink import (
+    LOCAL_TABLE,
     MAIN_TABLE,
     AddressChange,
     Device,
@@ -147,6 +148,28 @@ def lan_changes(
             for device in devices
             for port in ports
         ),
+    ]
+
+
+def feed_changes(tun: str, mtu: int, network: IPv4Network) -> list[Change]:
+    """What leads a network's addresses to a TUN device, whatever rules there are.
+
+    Its first address is this host's; no device has it.
+
+    Args:
+        tun: the TUN device, which exists.
+        mtu: octets of a packet.
+        network: the addresses.
+
+    Raises:
+        HostNetError: there is no such device.
+    """
+    device = Device.find(tun)
+    entrance = ip_network(network[1])
+    return [
+        LinkChange.of(device, mtu),
+        RouteChange(entrance, device, LOCAL_TABLE, None, is_local=True),
+        RouteChange(network, device, LOCAL_TABLE, None),
     ]
 
 

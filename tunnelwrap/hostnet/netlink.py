@@ -26,6 +26,7 @@ IpInterface = IPv4Interface | IPv6Interface
 
 IFA_F_NODAD: Final = 0x02  # of linux/if_addr.h
 MAIN_TABLE: Final = 254
+LOCAL_TABLE: Final = 255  # that of the first rule
 PROTOCOL: Final = 116
 """Marks our routes and rules; free in iproute2's rt_protos."""
 
