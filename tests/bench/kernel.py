@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -35,11 +36,15 @@ TIMEOUT_S: Final = 1800.0
 
 @dataclass(frozen=True)
 class Tunnel:
-    """Which data plane each end has, and what carries ESP."""
+    """Which data plane each end has, and what carries ESP.
+
+    With ``has_others`` others have IPsec policies on the gateway's host, which excludes the bridge.
+    """
 
     client: str
     gateway: str
     carrier: str
+    has_others: bool = False
 
 
 TUNNELS: Final = {
@@ -48,14 +53,14 @@ TUNNELS: Final = {
     "UDP, userspace": Tunnel("userspace", "userspace", "udp"),
     "TLS, userspace": Tunnel("userspace", "userspace", "tls"),
     "TLS, bridge at gateway": Tunnel("userspace", "kernel", "tls"),
+    "TLS, TUN at gateway": Tunnel("userspace", "kernel", "tls", has_others=True),
     "TCP, userspace": Tunnel("userspace", "userspace", "tcp"),
     "TCP, bridge at gateway": Tunnel("userspace", "kernel", "tcp"),
+    "TCP, TUN at gateway": Tunnel("userspace", "kernel", "tcp", has_others=True),
 }
 BASE: Final = "UDP, kernels"
-STREAMS: Final = {
-    carrier: (f"{carrier}, userspace", f"{carrier}, bridge at gateway")
-    for carrier in ("TLS", "TCP")
-}
+FEEDS: Final = ("bridge", "TUN")
+OTHERS: Final = "src 198.51.100.1/32 dst 198.51.100.2/32 dir out action block"
 
 Figures = dict[str, dict[str, list[float]]]
 """Mbit/s of each round, by tunnel and direction."""
@@ -106,6 +111,8 @@ def established(issued: Issued, folder: Path, tunnel: Tunnel, esp: str) -> Itera
     """All the hosts, a tunnel between client and gateway, and iperf3 on the site."""
     with hosts(issued, folder) as net:
         net.client.address("lo", f"{INNER}/32")
+        if tunnel.has_others:
+            net.gateway.ip("xfrm", "policy", "add", *OTHERS.split())
         allowed = gateway_toml(esp=[f"{esp}-x25519"])
         gateway = net.serve({**allowed, "gateway": {"data_plane": tunnel.gateway}})
         client = {"data_plane": tunnel.client}
@@ -148,11 +155,10 @@ def print_table(figures: Figures, medians: Medians) -> None:
         table.add_row(name, *cells)
     console = Console(width=100)
     console.print(table)
-    for carrier, (userspace, bridge) in STREAMS.items():
-        gains = [
-            f"{way} {medians[bridge][way] / medians[userspace][way]:.2f}" for way in DIRECTIONS
-        ]
-        console.print(f"{carrier}: the bridge has {', '.join(gains)} times what userspace has")
+    for carrier, feed in product(("TLS", "TCP"), FEEDS):
+        fed, own = (medians[f"{carrier}, {name}"] for name in (f"{feed} at gateway", "userspace"))
+        gains = ", ".join(f"{way} {fed[way] / own[way]:.2f}" for way in DIRECTIONS)
+        console.print(f"{carrier}: the {feed} has {gains} times what userspace has")
 
 
 if __name__ == "__main__":

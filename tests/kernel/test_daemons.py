@@ -34,6 +34,7 @@ pytestmark = pytest.mark.kernel
 POLICIES = 10 if IF_ID else 6
 """Each way and for each IP version; an interface has guards besides."""
 INNER, INNER_6 = "10.20.0.2", "fd20::2"
+THEIRS = "src 198.51.100.1/32 dst 198.51.100.2/32 dir out action block"
 HOLDS = "net.core.xfrm_larval_drop"  # 0: a packet waits for its SA
 
 
@@ -165,19 +166,39 @@ def test_streams_go_through_either_plane_of_the_gateway(
 @pytest.mark.slow
 def test_streams_stay_out_of_the_kernel_where_others_have_policies(net: Hosts) -> None:
     exempt = net.gateway.sysctl("net.ipv4.conf.lo.disable_policy")
-    theirs = ("src", "198.51.100.1/32", "dst", "198.51.100.2/32", "dir", "out", "action", "block")
-    net.gateway.ip("xfrm", "policy", "add", *theirs)
+    net.gateway.ip("xfrm", "policy", "add", *THEIRS.split())
     gateway = net.serve(GATEWAY)
     client = net.connect(CLIENT, "--carrier", "tcp")
 
     net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
 
     assert planes_of(gateway) == ["userspace"]
-    assert "streams stay in this process: 1 IPsec policies of others" in gateway.log
+    assert "by the loopback device: 1 IPsec policies of others" in gateway.log
     assert net.gateway.sysctl("net.ipv4.conf.lo.disable_policy") == exempt
     client.stop()
     gateway.stop()
     assert "198.51.100.1" in net.gateway.run("ip", "xfrm", "policy")
+
+
+@pytest.mark.slow
+def test_who_insists_has_them_go_by_a_tun_device_there_of_which_a_kill_leaves_nothing(
+    net: Hosts,
+) -> None:
+    net.gateway.ip("xfrm", "policy", "add", *THEIRS.split())
+    ways = net.gateway.ip("route", "show", "table", "local")
+    for _ in range(2):
+        gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
+        client = net.connect(CLIENT, "--carrier", "tls")
+        net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+        net.client.run("ping", "-c3", "-i0.2", "-I", INNER_6, SITE_6)
+        net.download(2 << 20).finish()
+        assert planes_of(gateway) == ["kernel"]
+        shown = run_tunnelwrap(net.gateway, "status", gateway.file).stdout
+        assert "1 peer, data plane kernel; of streams kernel by a TUN device\n" in shown
+        client.stop()
+        gateway.kill()
+        assert net.gateway.ip("route", "show", "table", "local") == ways
+        assert "tf-" not in net.gateway.ip("link")
 
 
 @pytest.mark.slow

@@ -1,37 +1,35 @@
 """Streams and the kernel's ESP, in a kernel that has it.
 
     peers (10.9.0.1, .2)         gateway                                    lan
-    ESP of this process ---- bridge ---- lo ---- XFRM 10.77.0.1 ---- eth0 10.77.0.2
-                                          inner (dummy) has the routes to the peers
+    ESP of this process ---- feed ---- XFRM 10.77.0.1 ---- eth0 10.77.0.2
+                                  inner (dummy) has the routes to the peers
 
-The peers are our own ESP with a transport in memory; their inner addresses exist nowhere. In the
-last test the peer is a kernel too, behind a bridge and TCP.
+The peers are our own ESP with a transport in memory; their inner addresses exist nowhere. In one
+test the peer is a kernel too, behind a feed and TCP.
 """
 
 import asyncio
 import socket
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
 from struct import Struct
 
 import pytest
 
 from tests.io.samples import PATIENCE_S, Owner, tcp_pair, until
 from tests.io.samples import stream as stream_of
-from tests.kit.carriers import MemoryTransport, packets_of, path_of
+from tests.kernel.feeds import EXEMPTIONS, SPI_TO_PEER, TUN, Host, policy, state
+from tests.kernel.iproute import policies, states
+from tests.kit.carriers import MemoryTransport, path_of
 from tests.kit.netns import Namespace, wire
-from tests.unit.dataplane.samples import keys_of, suite_of, udp
-from tunnelwrap.dataplane.bridge import (
-    LOOPBACK_SYSCTLS,
-    Bridge,
-    BridgePort,
-    open_entrance,
-)
-from tunnelwrap.dataplane.esp import IPV4, IPV6, InboundSa, OutboundSa, ReplayWindow, Run
+from tests.unit.dataplane.samples import child_of, udp
+from tunnelwrap.dataplane.bridge import Bridge
+from tunnelwrap.dataplane.feed import Feed, FeedPort
+from tunnelwrap.dataplane.tun import Tun
+from tunnelwrap.dataplane.tun_feed import BLOCKS, TunFeed, network_of
+from tunnelwrap.dataplane.xfrm import KernelPlane
+from tunnelwrap.dataplane.xfrm_tags import tag_of
 from tunnelwrap.errors import DataPlaneError
-from tunnelwrap.ike.child_sa import SaKeys
 from tunnelwrap.path import Carrier
 from tunnelwrap.transport import Transport
 
@@ -39,164 +37,17 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 LAN = {4: "10.77.0.2", 6: "fd77::2"}
 PORT, PEER_PORT = 2000, 1000  # as udp() has them
-SPI_TO_PEER = 0x5000  # that all peers have chosen
-SUITE = suite_of("aes128gcm16")
 XFRM_MAPPING_GROUP = 1 << 7
-EXEMPTIONS = [
-    f"net.{family}.conf.{device}.disable_policy"
-    for family in ("ipv4", "ipv6")
-    for device in ("lo", "all")
-]
 WAVE = 64  # packets under way at most, where none may be lost
 
 _sequence = Struct(">4xI").unpack_from
 _number = Struct(">I")
 
 
-@dataclass
-class Peer:
-    """A stream client: our ESP at its end of the stream, SAs and policies of the gateway's kernel.
-
-    Its SPI for what it sends follows from its number; so do its keys and inner addresses.
-    """
-
-    number: int
-    port: BridgePort
-    transport: MemoryTransport
-    drops: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._outbound = OutboundSa(self.spi, SUITE, self.keys(0), uses_esn=True)
-        window = ReplayWindow(64, uses_esn=True)
-        self._inbound = InboundSa(
-            SPI_TO_PEER, SUITE, self.keys(1), window, uses_esn=True, drops=self.drops
-        )
-
-    @property
-    def spi(self) -> int:
-        return 0x1000 + self.number
-
-    def keys(self, direction: int) -> SaKeys:
-        """Keys from (0) and to (1) the peer."""
-        return keys_of(SUITE, 10 * self.number + direction)
-
-    def inner(self, version: int = 4) -> str:
-        return f"10.9.0.{self.number}" if version == 4 else f"fd09::{self.number}"
-
-    def seal(self, packets: Sequence[bytes]) -> list[memoryview]:
-        """ESP packets for inner ones of one length."""
-        length = len(packets[0])
-        slot, head = self._outbound.slot(length), self._outbound.head
-        arena, ends = memoryview(bytearray(slot * len(packets))), list[int]()
-        for number, packet in enumerate(packets):
-            arena[number * slot + head :][:length] = packet
-        next_header = IPV4 if packets[0][0] >> 4 == 4 else IPV6
-        self._outbound.seal_batch(arena, 0, (len(packets), length, next_header), ends)
-        return packets_of(arena, ends)
-
-    def opened(self, sealed: Sequence[bytes]) -> list[bytes]:
-        """The inner packets, with what ESP has behind them."""
-        arena, inner = memoryview(bytearray(1 << 17)), list[bytes]()
-        views, at = [memoryview(packet) for packet in sealed], 0
-        while at < len(views):
-            runs: list[Run] = []
-            at = self._inbound.open_batch(views, at, arena, runs)
-            for offset, count, length, stride in runs:
-                starts = range(offset, offset + count * stride, stride)
-                inner += [bytes(arena[start : start + length]) for start in starts]
-        return inner
-
-    def send(self, packets: Sequence[bytes]) -> None:
-        self.port.feed(self.seal(packets))
-
-
-class Host:
-    """A host with a bridge, and the commands that its data plane would spare us."""
-
-    def __init__(self, space: Namespace) -> None:
-        self.space = space
-        self._counters_before: dict[str, int] = {}
-        self.ip("link add inner type dummy", "link set inner up")
-
-    def renew(self) -> None:
-        """Be as if no test had been here, and do what the daemon does with LOOPBACK_SYSCTLS."""
-        self.ip("xfrm state flush", "xfrm policy flush", "link set lo mtu 65536")
-        defaults = ((key, "1" if key == EXEMPTIONS[0] else "0") for key in EXEMPTIONS)
-        settings = [*defaults, *LOOPBACK_SYSCTLS]
-        self.space.run("sysctl", "-qw", *(f"{key}={value}" for key, value in settings))
-        self._counters_before = self._counters()
-
-    def ip(self, *commands: str) -> None:
-        """Run commands of iproute2's ip, all in one process: those are slow to start here."""
-        self.space.run("ip", "-batch", "-", stdin="\n".join(commands))
-
-    def open_bridge(self) -> Bridge:
-        with self.space.entered():
-            return Bridge.create(asyncio.get_running_loop())
-
-    def open_unguarded(self) -> Bridge:
-        """What ``create`` refuses."""
-        with self.space.entered():
-            return Bridge(asyncio.get_running_loop(), open_entrance())
-
-    def open_port(self, bridge: Bridge, transport: Transport) -> BridgePort:
-        with self.space.entered():
-            return bridge.open(transport)
-
-    def peer(self, bridge: Bridge, number: int, *, mapped_from: int | None = None) -> Peer:
-        """A peer with its SAs and policies; ``mapped_from``: a port its SA believes in."""
-        transport = MemoryTransport(path_of(Carrier.TLS))
-        peer = Peer(number, self.open_port(bridge, transport), transport)
-        port, alias_port = peer.port, mapped_from or peer.port.alias.port
-        self.ip(
-            state(port, "in", (peer.spi, peer.keys(0), number), alias_port),
-            state(port, "out", (SPI_TO_PEER, peer.keys(1), number), alias_port),
-            policy(port, number, f"src {peer.inner(4)} dst 10.77.0.0/24 dir fwd"),
-            policy(port, number, f"src {peer.inner(6)} dst fd77::/64 dir fwd"),
-            policy(port, number, f"src 0.0.0.0/0 dst {peer.inner(4)} dir out"),
-            policy(port, number, f"src ::/0 dst {peer.inner(6)} dir out"),
-        )
-        return peer
-
-    async def counted(self, name: str, count: int) -> None:
-        """Wait until a counter says so."""
-        await until(lambda: self.counter(name) >= count)
-        assert self.counter(name) == count
-
-    def counter(self, name: str) -> int:
-        """One of /proc/net/xfrm_stat, for this test."""
-        return self._counters()[name] - self._counters_before[name]
-
-    def _counters(self) -> dict[str, int]:
-        lines = map(str.split, self.space.run("cat", "/proc/net/xfrm_stat").splitlines())
-        return {name: int(value) for name, value in lines}
-
-
-def state(port: BridgePort, direction: str, sa: tuple[int, SaKeys, int], alias_port: int) -> str:
-    """The command for an SA with this SPI, keys and reqid between an alias and its entrance."""
-    (spi, keys, reqid), alias, entrance = sa, port.alias, port.entrance
-    ends = [(alias.ip, alias_port), (entrance.ip, entrance.port)]
-    source, destination = ends if direction == "in" else ends[::-1]
-    return (
-        f"xfrm state add src {source[0]} dst {destination[0]} proto esp spi {spi} mode tunnel"
-        f" reqid {reqid} replay-window 128 flag af-unspec flag esn"
-        f" aead rfc4106(gcm(aes)) 0x{keys.encryption.reveal().hex()} 128"
-        f" encap espinudp {source[1]} {destination[1]} 0.0.0.0"
-    )
-
-
-def policy(port: BridgePort, reqid: int, words: str) -> str:
-    """The command for a policy on what comes from a peer or goes there."""
-    ends = [str(port.alias.ip), str(port.entrance.ip)]
-    source, destination = ends[::-1] if words.endswith("out") else ends
-    template = f"src {source} dst {destination} proto esp reqid {reqid} mode tunnel"
-    return f"xfrm policy add {words} tmpl {template}"
-
-
 class Handing(Owner):
     """The owner of a stream that hands what comes to a port."""
 
-    def __init__(self, port: BridgePort) -> None:
+    def __init__(self, port: FeedPort) -> None:
         super().__init__()
         self._port = port
 
@@ -222,6 +73,7 @@ def router(lan: Namespace) -> Iterator[Host]:
         lan.route("10.9.0.0/24", via="10.77.0.1")
         lan.route("fd09::/64", via="fd77::1")
         space.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        space.sysctl("net.ipv4.conf.all.rp_filter", 1)
         yield host
 
 
@@ -236,6 +88,26 @@ async def bridge(gateway: Host) -> AsyncIterator[Bridge]:
     bridge = gateway.open_bridge()
     yield bridge
     bridge.close()
+
+
+@pytest.fixture
+async def tun_feed(gateway: Host) -> AsyncIterator[TunFeed]:
+    feed = gateway.open_tun()
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+async def feed(gateway: Host, kind: str) -> AsyncIterator[Feed]:
+    feed = gateway.open(kind)
+    yield feed
+    feed.close()
+
+
+by_each = pytest.mark.parametrize("kind", ["bridge", "tun"])
+by_each_in_time = pytest.mark.parametrize(
+    "kind", ["bridge", pytest.param("tun", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture
@@ -285,23 +157,25 @@ async def collected(sock: socket.socket, count: int) -> list[bytes]:
     return found
 
 
+@by_each_in_time
 async def test_twenty_thousand_packets_from_a_stream_reach_the_lan(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket]
 ) -> None:
-    sock, peer, got = listen(), gateway.peer(bridge, 1), list[int]()
+    sock, peer, got = listen(), gateway.peer(feed, 1), list[int]()
     for first in range(0, 20_000, WAVE):
         count = min(WAVE, 20_000 - first)
         peer.send(numbered(first, count, peer.inner()))
         got += numbers(await collected(sock, count))
     assert got == list(range(20_000))
-    assert bridge.drops == {}
+    assert feed.drops == {}
     assert gateway.counter("XfrmInStateSeqError") == 0
 
 
+@by_each_in_time
 async def test_twenty_thousand_packets_of_the_lan_reach_the_stream(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket]
 ) -> None:
-    sock, peer = listen(), gateway.peer(bridge, 1)
+    sock, peer = listen(), gateway.peer(feed, 1)
     sent, to = peer.transport.sent, (peer.inner(), PEER_PORT)
     for first in range(0, 20_000, WAVE):
         last = min(first + WAVE, 20_000)
@@ -310,15 +184,16 @@ async def test_twenty_thousand_packets_of_the_lan_reach_the_stream(
         await until(lambda last=last: len(sent) == last)
     assert [_sequence(packet)[0] for packet in sent] == list(range(1, 20_001))
     assert numbers(peer.opened(sent), 28) == list(range(20_000))
-    assert bridge.drops == {}
+    assert feed.drops == {}
     assert peer.drops == {}
     assert max(peer.transport.trains) > 8  # packets in one read
 
 
+@by_each_in_time
 async def test_packets_of_many_sizes_both_ways(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket]
 ) -> None:
-    sock, peer = listen(), gateway.peer(bridge, 1)
+    sock, peer = listen(), gateway.peer(feed, 1)
     sizes = [10, 1200, 1200, 1300, 600, 600, 20, 1000, 1000, 1000, 5, 1400]
     batch = [peer.seal(numbered(0, 1, peer.inner(), size))[0] for size in sizes]
     peer.port.feed(batch)
@@ -330,12 +205,13 @@ async def test_packets_of_many_sizes_both_ways(
     assert [int.from_bytes(packet[2:4]) - 28 for packet in inner] == sizes
 
 
+@by_each
 @pytest.mark.parametrize("version", [4, 6])
 async def test_peers_that_chose_the_same_spi_each_get_their_own(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket], version: int
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket], version: int
 ) -> None:
     sock = listen(version)
-    peers = [gateway.peer(bridge, number) for number in (1, 2)]
+    peers = [gateway.peer(feed, number) for number in (1, 2)]
     for peer in peers:
         peer.send([udp(100 + peer.number, peer.inner(version), LAN[version])])
         assert [len(payload) for payload in await collected(sock, 1)] == [100 + peer.number]
@@ -346,12 +222,13 @@ async def test_peers_that_chose_the_same_spi_each_get_their_own(
         assert bytes([peer.number]) * 50 in inner
 
 
+@by_each
 @pytest.mark.parametrize("version", [4, 6])
 async def test_forged_inner_sources_are_refused(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket], version: int
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket], version: int
 ) -> None:
     sock = listen(version)
-    peer, other = gateway.peer(bridge, 1), gateway.peer(bridge, 2)
+    peer, other = gateway.peer(feed, 1), gateway.peer(feed, 2)
     stranger = "10.77.0.99" if version == 4 else "fd77::99"
     peer.send([udp(100, other.inner(version), LAN[version])])
     await gateway.counted("XfrmInTmplMismatch", 1)
@@ -372,6 +249,16 @@ async def test_without_the_sysctl_they_would_not_be(
     bridge.close()
 
 
+async def test_nor_would_they_by_a_tun_device_that_is_exempt_from_policies(
+    gateway: Host, tun_feed: TunFeed, listen: Callable[..., socket.socket]
+) -> None:
+    """Likewise."""
+    sock = listen()
+    gateway.space.sysctl(f"net.ipv4.conf.{TUN}.disable_policy", 1)
+    gateway.peer(tun_feed, 1).send([udp(100, "10.77.0.99", LAN[4])])
+    assert [len(payload) for payload in await collected(sock, 1)] == [100]
+
+
 @pytest.mark.parametrize("key", EXEMPTIONS)
 async def test_no_bridge_opens_where_anything_exempts_from_policies(
     gateway: Host, key: str
@@ -379,6 +266,29 @@ async def test_no_bridge_opens_where_anything_exempts_from_policies(
     gateway.space.sysctl(key, 1)
     with pytest.raises(DataPlaneError, match=rf"sysctl -w {key}=0"):
         gateway.open_bridge()
+
+
+@pytest.mark.parametrize("family", ["ipv4", pytest.param("ipv6", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("set_for", "hits"), [("default", TUN), ("all", "all")])
+async def test_no_feed_by_a_tun_device_either(
+    gateway: Host, family: str, set_for: str, hits: str
+) -> None:
+    key = f"net.{family}.conf.{set_for}.disable_policy"
+    gateway.space.sysctl(key, 1)
+    with pytest.raises(DataPlaneError, match=rf"sysctl -w net.{family}.conf.{hits}.disable_policy"):
+        gateway.open_tun()
+    gateway.space.sysctl(key, 0)
+    assert TUN not in gateway.space.ip("link")
+
+
+async def test_a_tun_device_whose_packets_do_not_get_to_the_kernel_is_no_feed(
+    gateway: Host,
+) -> None:
+    """As where a firewall refuses ESP: here no address leads to the entrance."""
+    with gateway.space.entered(), closing(Tun.open(TUN, has_header=False)) as tun:
+        gateway.ip(f"link set {TUN} up")
+        with pytest.raises(DataPlaneError, match=rf"{TUN} does not reach the kernel's IPsec"):
+            TunFeed.create(asyncio.get_running_loop(), tun, network_of(BLOCKS[0]))
 
 
 async def test_a_second_bridge_has_addresses_of_its_own(gateway: Host, bridge: Bridge) -> None:
@@ -393,8 +303,9 @@ async def test_a_second_bridge_has_addresses_of_its_own(gateway: Host, bridge: B
     third.close()
 
 
-async def test_peers_see_each_other_only_if_allowed(gateway: Host, bridge: Bridge) -> None:
-    one, other = gateway.peer(bridge, 1), gateway.peer(bridge, 2)
+@by_each_in_time
+async def test_peers_see_each_other_only_if_allowed(gateway: Host, feed: Feed) -> None:
+    one, other = gateway.peer(feed, 1), gateway.peer(feed, 2)
     one.send([udp(100, one.inner(), other.inner())])
     await gateway.counted("XfrmInNoPols", 1)
     gateway.ip(policy(one.port, 1, f"src {one.inner()} dst {other.inner()} dir fwd"))
@@ -404,10 +315,11 @@ async def test_peers_see_each_other_only_if_allowed(gateway: Host, bridge: Bridg
     assert int.from_bytes(inner[2:4]) == 129
 
 
-async def test_policies_for_all_addresses_leave_the_bridge_alone(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
+@by_each_in_time
+async def test_policies_for_all_addresses_leave_a_feed_alone(
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket]
 ) -> None:
-    sock, peer = listen(), gateway.peer(bridge, 1)
+    sock, peer = listen(), gateway.peer(feed, 1)
     gateway.ip(policy(peer.port, 1, "src 0.0.0.0/0 dst 0.0.0.0/0 dir in"))
     peer.send([udp(100, peer.inner(), LAN[4])])
     assert [len(payload) for payload in await collected(sock, 1)] == [100]
@@ -415,10 +327,11 @@ async def test_policies_for_all_addresses_leave_the_bridge_alone(
     await until(lambda: peer.transport.sent)
 
 
+@by_each_in_time
 async def test_a_reconnect_goes_on_with_sequence_numbers_and_replay_window(
-    gateway: Host, bridge: Bridge, listen: Callable[..., socket.socket]
+    gateway: Host, feed: Feed, listen: Callable[..., socket.socket]
 ) -> None:
-    sock, peer = listen(), gateway.peer(bridge, 1)
+    sock, peer = listen(), gateway.peer(feed, 1)
     old = peer.seal(numbered(0, 3, peer.inner()))
     peer.port.feed(old)
     sock.sendto(bytes(50), (peer.inner(), PEER_PORT))
@@ -459,6 +372,40 @@ async def test_congestion_makes_the_kernel_hold_and_then_drop(
     assert bridge.drops == {"bridge-out": lost}
 
 
+@pytest.mark.slow
+async def test_a_client_that_is_congested_stops_no_other_at_the_tun_device(
+    gateway: Host, tun_feed: TunFeed, listen: Callable[..., socket.socket]
+) -> None:
+    sock, peer, other = listen(), gateway.peer(tun_feed, 1), gateway.peer(tun_feed, 2)
+    peer.transport.is_congested = True
+    for number in range(3000):
+        sock.sendto(_number.pack(number) + bytes(1200), (peer.inner(), PEER_PORT))
+        if number % WAVE == 0:
+            sock.sendto(bytes(1200), (other.inner(), PEER_PORT))
+            await until(lambda number=number: len(other.transport.sent) == number // WAVE + 1)
+    await until(lambda: tun_feed.drops)
+    assert peer.transport.sent == []
+    peer.transport.is_congested = False
+    await until(lambda: len(peer.transport.sent) == 3000 - tun_feed.drops["tun-held"])
+    got = numbers(peer.opened(peer.transport.sent), 28)
+    assert got == list(range(len(got)))
+    assert tun_feed.drops == {"tun-held": 3000 - len(got)}
+
+
+@pytest.mark.slow
+async def test_what_the_tun_device_does_not_hold_is_counted(
+    gateway: Host, tun_feed: TunFeed, listen: Callable[..., socket.socket]
+) -> None:
+    sock, peer = listen(), gateway.peer(tun_feed, 1)
+    for number in range(1000):  # and nothing is read meanwhile
+        sock.sendto(_number.pack(number) + bytes(100), (peer.inner(), PEER_PORT))
+    lost = tun_feed.drops["tun-out"]
+    await until(lambda: len(peer.transport.sent) == 1000 - lost)
+    assert 0 < lost < 1000
+    tun_feed.close()
+    assert tun_feed.drops == {"tun-out": lost}
+
+
 @pytest.mark.parametrize("mapped_from", [None, 4999])
 async def test_the_kernel_sees_no_mapping_change(
     gateway: Host,
@@ -490,6 +437,36 @@ async def test_a_loopback_device_that_takes_no_trains_gets_packets(
     assert bridge.drops == {}
 
 
+@pytest.mark.parametrize("kind", [pytest.param("bridge", marks=pytest.mark.slow), "tun"])
+async def test_a_child_sa_goes_from_a_stream_to_udp_and_back(gateway: Host, kind: str) -> None:
+    """SAs and policies go with it."""
+    stream, datagrams = (MemoryTransport(path_of(each)) for each in (Carrier.TLS, Carrier.UDP))
+    nobody = lambda _spi, _what: None  # noqa: E731 -- twice the same
+    with gateway.space.entered():
+        plane = KernelPlane(tag_of("test"), asyncio.get_running_loop(), nobody, nobody)
+    with closing(plane), gateway.space.entered():
+        plane.open_feed(gateway.open(kind))
+        plane.install(child_of(), stream, use_outbound=True)
+        by_stream = ends_of(gateway)
+        plane.move(0x1000, datagrams)
+        assert ends_of(gateway) == {("192.0.2.1", "192.0.2.2", (4500, 4500))}
+        plane.move(0x1000, stream)
+        ((local, peer, ports),) = ends_of(gateway)
+        ((old_local, old_peer, old_ports),) = by_stream
+        assert (local, ports) == (old_local, old_ports)
+        assert peer != old_peer, "it has rested"
+        assert (ports is None) is (kind == "tun")
+    assert states(gateway.space) == set()
+
+
+def ends_of(host: Host) -> set[tuple[str, str, tuple[int, int] | None]]:
+    """Between which addresses and ports its SAs and policies are; this host's come first."""
+    ends = {each.ends for each in policies(host.space) if each.direction == "out"}
+    sas = {(each.source, each.destination, each.ports) for each in states(host.space)}
+    assert {pair[:2] for pair in sas} == ends | {(peer, local) for local, peer in ends}
+    return {sa for sa in sas if sa[:2] in ends}
+
+
 @pytest.fixture
 def client() -> Iterator[Host]:
     with Namespace("client") as space:
@@ -500,10 +477,11 @@ def client() -> Iterator[Host]:
         yield host
 
 
+@by_each_in_time
 async def test_kernels_at_both_ends_of_a_stream(
-    gateway: Host, client: Host, bridge: Bridge
+    gateway: Host, client: Host, feed: Feed, kind: str
 ) -> None:
-    peer, other = gateway.peer(bridge, 1), client.open_bridge()
+    peer, other = gateway.peer(feed, 1), client.open(kind)
     port = client.open_port(other, peer.transport)
     client.ip(
         state(port, "in", (SPI_TO_PEER, peer.keys(1), 1), port.alias.port),
@@ -521,7 +499,7 @@ async def test_kernels_at_both_ends_of_a_stream(
     )
     printed, _ = await asyncio.wait_for(ping.communicate(), 60)
     assert b" 0% packet loss" in printed, printed.decode()
-    assert bridge.drops == other.drops == {}
+    assert feed.drops == other.drops == {}
     other.close()
     for stream in streams:
         stream.close()
