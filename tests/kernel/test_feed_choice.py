@@ -38,10 +38,10 @@ def choose(space: Namespace, tmp_path: Path) -> Iterator[Choose]:
         def chosen(wanted: str, name: str = "gateway") -> Chosen:
             host = Host(name, tmp_path / name)
             made = choose_plane(
-                *(wanted, host.tun, 1400, NOBODY, [client()], name), bridges_streams=True
+                *(wanted, host, 1400, NOBODY, [client()], name), bridges_streams=True
             )
             stack.callback(made.plane.close)
-            stack.callback(host.undo)
+            stack.callback(host.close)
             return open_feed(made, host)
 
         yield chosen
@@ -118,10 +118,10 @@ async def test_the_end_leaves_nothing(space: Namespace, tmp_path: Path, *, is_al
     before = traces(space)
     host = Host("gateway", tmp_path)
     made = choose_plane(
-        *("kernel", host.tun, 1400, NOBODY, [client()], "gateway"), bridges_streams=True
+        *("kernel", host, 1400, NOBODY, [client()], "gateway"), bridges_streams=True
     )
     assert open_feed(made, host).streams == (BRIDGE if is_alone else TUN)
     assert traces(space) != before
-    host.undo()
+    host.close()
     made.plane.close()
     assert traces(space) == before

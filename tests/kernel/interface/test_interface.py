@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.ends import DEVICE, IF_ID, OUTER, Ends, Host, answered, install, on
-from tests.kernel.test_bridge import received
+from tests.kernel.test_feeds import received
 from tests.kit.carriers import MemoryTransport, packets_of, path_of
 from tests.kit.policies import road_warrior
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of, selectors, udp
