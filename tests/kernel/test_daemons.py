@@ -190,6 +190,7 @@ def test_who_insists_has_them_go_by_a_tun_device_there_of_which_a_kill_leaves_no
         gateway = net.serve({**GATEWAY, "gateway": {"data_plane": "kernel"}})
         client = net.connect(CLIENT, "--carrier", "tls")
         net.client.run("ping", "-c3", "-i0.2", "-I", INNER, SITE)
+        net.client.run("ping", "-c3", "-i0.2", "-I", INNER_6, SITE_6)
         net.download(2 << 20).finish()
         assert planes_of(gateway) == ["kernel"]
         shown = run_tunnelwrap(net.gateway, "status", gateway.file).stdout

@@ -2,8 +2,8 @@
 
 The bridge is the fastest way of all, but has policies rule the loopback device: where others have
 policies those would be asked there, too, and where a parameter cannot be set it cannot be had. The
-TUN device concerns nobody, but costs a system call for each packet, and ESP in this process none
-(``python -m tests.bench.kernel``): it is for who insists on the kernel.
+TUN device concerns nobody, but for a system call for each packet it is no faster than ESP in this
+process (``python -m tests.bench.kernel``): it is for who insists on the kernel.
 """
 
 import asyncio
