@@ -3,6 +3,8 @@
 As in ``test_plane``: two planes on a wire, without IKE.
 """
 
+import asyncio
+
 import pytest
 
 from tests.kernel import test_plane
@@ -21,7 +23,7 @@ from tests.kernel.ends import (
 from tests.kernel.test_plane import pinged
 from tests.kit.carriers import MemoryTransport, path_of
 from tests.unit.dataplane.samples import FAR, FAR_6, NEAR, NEAR_6, child_of, selectors
-from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS
+from tunnelwrap.dataplane.bridge import LOOPBACK_SYSCTLS, Bridge
 from tunnelwrap.errors import Unsupported
 from tunnelwrap.ike.child_sa import Mode
 from tunnelwrap.path import Carrier
@@ -96,7 +98,7 @@ async def test_no_stream_leads_there(ends: Ends) -> None:
     for key, value in LOOPBACK_SYSCTLS:
         ends[0].host.sysctl(key.replace("/", "."), value)
     with ends[0].host.entered():
-        ends[0].plane.open_bridge()
+        ends[0].plane.open_feed(Bridge.create(asyncio.get_running_loop()))
     stream = MemoryTransport(path_of(Carrier.TCP))
     for mode in (Mode.BEET, Mode.TRANSPORT):
         with pytest.raises(Unsupported, match=f"no {mode.value} mode from streams"):
