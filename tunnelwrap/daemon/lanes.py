@@ -31,7 +31,7 @@ from tunnelwrap.daemon.tenure import Tenure
 from tunnelwrap.errors import ConnectFailed, TransportError
 from tunnelwrap.path import Carrier, IpAddress, Path, SocketAddress
 from tunnelwrap.transport import Transport
-from tunnelwrap.transport.sockets import family_of, raw, reason_of
+from tunnelwrap.transport.sockets import family_of, is_this_host, raw, reason_of
 from tunnelwrap.transport.stream import (
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
@@ -394,9 +394,8 @@ def _loopback_sources(daemon: SocketAddress) -> IpNetwork | None:
     """Addresses that only this host can speak from, if they lead to the daemon."""
     if daemon.ip.version == 6:
         return None
-    with suppress(OSError), socket.socket(family_of(daemon), socket.SOCK_DGRAM) as probe:
-        probe.connect(raw(daemon))
-        if daemon.ip.is_loopback or SocketAddress.of(probe.getsockname()).ip == daemon.ip:
+    with suppress(OSError):
+        if is_this_host(daemon):
             return LOOPBACK_SOURCES
     return None
 

@@ -22,6 +22,18 @@ def family_of(address: SocketAddress) -> socket.AddressFamily:
     return socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
 
 
+def is_this_host(address: SocketAddress) -> bool:
+    """Whether what is sent there stays on this host.
+
+    Raises:
+        OSError: there is no route.
+    """
+    with socket.socket(family_of(address), socket.SOCK_DGRAM) as probe:
+        probe.connect(raw(address))
+        own = SocketAddress.of(probe.getsockname()).ip
+    return address.ip.is_loopback or own == address.ip
+
+
 def reason_of(error: OSError) -> str:
     """Why a call failed, in the words of the system, of OpenSSL or of the resolver."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):

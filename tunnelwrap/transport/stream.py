@@ -49,7 +49,14 @@ _OPTIONS: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
 )
 _NOTHING: Final = memoryview(b"")
-_WEB_SERVER: Final = b"HTTP/"  # as a frame, longer than any that a stream can begin with
+WEB_SERVER: Final = b"HTTP/"  # as a frame, longer than any that a stream can begin with
+NO_GATEWAY: Final = "a web server answers there, and no gateway"
+
+
+def tune(sock: socket.socket) -> None:
+    """Make a connection what a stream needs."""
+    for level, option, value in _OPTIONS:
+        sock.setsockopt(level, option, value)
 
 
 class StreamTransport:
@@ -111,8 +118,7 @@ class StreamTransport:
         self._has_writer = False
         self._write_awaits_read = False  # TLS wants to read before it can write on
 
-        for level, option, value in _OPTIONS:
-            sock.setsockopt(level, option, value)
+        tune(sock)
         loop.call_soon(self._begin, received)
 
     @property
@@ -223,8 +229,8 @@ class StreamTransport:
     def _deliver(self, octets: memoryview) -> None:
         if self._may_be_web_server:
             self._may_be_web_server = False
-            if bytes(octets[: len(_WEB_SERVER)]) == _WEB_SERVER:
-                self._lose(StreamCorrupt("a web server answers there, and no gateway"))
+            if bytes(octets[: len(WEB_SERVER)]) == WEB_SERVER:
+                self._lose(StreamCorrupt(NO_GATEWAY))
                 return
         try:
             batch = self._deframer.feed(octets)

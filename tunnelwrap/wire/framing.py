@@ -53,6 +53,21 @@ class Deframer:
         self._prefix_left = PREFIX if expect_prefix else b""
         self._tail = bytearray()
 
+    @property
+    def is_at_boundary(self) -> bool:
+        """Whether what came ends with a frame."""
+        return not self._prefix_left and not self._tail
+
+    @property
+    def wanted(self) -> int:
+        """How many octets more there are for certain: no frame ends before so many."""
+        if self._prefix_left:
+            return len(self._prefix_left)
+        have, length = len(self._tail), LENGTH_OCTETS
+        if have >= LENGTH_OCTETS:
+            (length,) = _LENGTH.unpack_from(self._tail)
+        return length - have
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[memoryview]:
         """The datagrams that ``data`` completes, keepalives among them, empty ones not.
 

@@ -129,3 +129,18 @@ def test_a_view_outlives_the_next_piece() -> None:
     (first,) = deframer.feed(frame(IKE)[5:] + frame(ESP)[:7])
     (second,) = deframer.feed(frame(ESP)[7:])
     assert (bytes(first), bytes(second)) == (IKE, ESP)
+
+
+def test_who_reads_no_more_than_is_wanted_stops_at_every_boundary() -> None:
+    stream = PREFIX + frame(IKE) + EMPTY + frame(b"x") + frame(LARGEST) + frame(ESP)
+    deframer, at, ends, found = Deframer(True), 0, [], 0
+    while at < len(stream):
+        assert deframer.wanted > 0
+        piece = stream[at : at + deframer.wanted]
+        at += len(piece)
+        found += len(deframer.feed(piece))
+        if deframer.is_at_boundary:
+            ends.append(at)
+    lengths = [0, *(len(datagram) + 2 for datagram in (IKE, b"", b"x", LARGEST, ESP))]
+    assert ends == [len(PREFIX) + sum(lengths[: n + 1]) for n in range(len(lengths))]
+    assert found == 4
