@@ -12,9 +12,11 @@ from tunnelwrap.dataplane import AcquireCallback, SaCounters, Trap
 from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane
+from tunnelwrap.dataplane.xfrm_espintcp import is_bridged
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
+from tunnelwrap.transport.kernel_stream import KernelStream
 
 Plane = KernelPlane | UserspacePlane
 
@@ -103,7 +105,8 @@ class MixedPlane:
         Raises:
             DataPlaneError: the plane for the carrier refuses it.
         """
-        plane = self._plane_on(transport.path)
+        is_direct = isinstance(transport, KernelStream)
+        plane = self._kernel if is_direct else self._plane_on(transport.path)
         other = self._kernel if plane is self._userspace else self._userspace
         other.untrap(trap.name)
         plane.trap(trap, transport, on_acquire)
@@ -132,8 +135,8 @@ class MixedPlane:
         self._userspace.close()
 
     def _plane_for(self, transport: Transport) -> Plane:
-        is_stream = transport.path.carrier.is_reliable
-        return self._userspace if is_stream and not self._kernel.has_feed else self._kernel
+        lacks_feed = is_bridged(transport) and not self._kernel.has_feed
+        return self._userspace if lacks_feed else self._kernel
 
     def _plane_on(self, path: Path) -> Plane:
         """For what is told by its addresses: a feed has others."""

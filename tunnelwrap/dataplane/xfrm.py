@@ -31,6 +31,7 @@ from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCo
 from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.flows import kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
+from tunnelwrap.dataplane.xfrm_espintcp import EarlyEsp, hand_over, is_bridged
 from tunnelwrap.dataplane.xfrm_pairs import Ends, Pair, inbound_directions, kind_of
 from tunnelwrap.dataplane.xfrm_policies import Policies
 from tunnelwrap.dataplane.xfrm_sas import SKIPPED, KernelSas
@@ -41,6 +42,7 @@ from tunnelwrap.dataplane.xfrm_traps import Traps
 from tunnelwrap.dataplane.xfrm_values import (
     Acquire,
     Direction,
+    EncapKind,
     Event,
     Expire,
     KernelSa,
@@ -54,6 +56,7 @@ from tunnelwrap.ike.child_sa import ChildSa, Mode
 from tunnelwrap.path import Path as NetworkPath
 from tunnelwrap.path import SocketAddress
 from tunnelwrap.transport import Transport
+from tunnelwrap.transport.kernel_stream import KernelStream
 
 _USED_UP: Final = (1 << 64) - 1  # no sequence number is behind it
 
@@ -90,6 +93,7 @@ class KernelPlane:
         self._xfrm = XfrmSocket()
         self._monitor = XfrmMonitor([Group.ACQUIRE, Group.EXPIRE, Group.MAPPING])
         self._streams: StreamPorts | None = None
+        self._early = EarlyEsp()
         self._pairs: dict[int, Pair] = {}
         self._sas = KernelSas(self._xfrm, tag << TAG_SHIFT)
         self._policies = Policies(self._xfrm)
@@ -126,7 +130,7 @@ class KernelPlane:
     def drops(self) -> dict[str, int]:
         """Packets that the kernel's IPsec dropped since we began, whosever they were, by cause."""
         streams = self._streams.drops if self._streams is not None else {}
-        return {**streams, **since(self._statistics)}
+        return {**streams, **self._early.drops, **since(self._statistics)}
 
     def report(self) -> dict[str, object]:
         """What the kernel has of ours, and what it dropped, as plain JSON."""
@@ -162,6 +166,7 @@ class KernelPlane:
             self._sas.add_inbound(pair)
             for direction in inbound_directions(child):
                 self._policies.hold(pair, direction)
+            hand_over(transport)
             if use_outbound:
                 self.use_outbound(child.spi_in)
         except DataPlaneError:
@@ -190,7 +195,8 @@ class KernelPlane:
             return
         if not self._migrate(pair, ends):
             self._replace(pair, ends)
-        if self._streams is not None and not transport.path.carrier.is_reliable:
+        hand_over(transport)
+        if self._streams is not None and not is_bridged(transport):
             self._streams.leave(spi_in)
 
     def take_out(self, spi_in: int) -> Progress:
@@ -278,7 +284,9 @@ class KernelPlane:
 
         Of UDP everything is given back: what the kernel takes does not come here.
         """
-        if self._streams is None or not transport.path.carrier.is_reliable:
+        if isinstance(transport, KernelStream):
+            return self._early.sift(batch, self._pairs)
+        if self._streams is None or not is_bridged(transport):
             return list(batch)
         return self._streams.feed(batch)
 
@@ -304,6 +312,8 @@ class KernelPlane:
             raise Unsupported("no stream can carry AH")
         if child.mode is not Mode.TUNNEL:
             raise Unsupported(f"the kernel takes no {child.mode.value} mode from streams")
+        if isinstance(transport, KernelStream):
+            return Ends(transport.local, transport.peer, True, EncapKind.TCP)
         if self._streams is None:
             raise Unsupported("the kernel takes no ESP from streams here")
         port = self._streams.enter(child.spi_in, transport)
@@ -354,7 +364,8 @@ class KernelPlane:
             self._traps.take(event)
         elif isinstance(event, Mapping):
             pair = self._sas.owners.get(event.id)
-            if pair is not None:
+            # from another stream: IKE tells by which the peer is reached
+            if pair is not None and pair.ends.kind is not EncapKind.TCP:
                 self._on_mapping(pair.child.spi_in, event.new)
 
     def _take_expire(self, event: Expire) -> None:

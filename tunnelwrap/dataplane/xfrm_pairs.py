@@ -13,6 +13,7 @@ from tunnelwrap.dataplane.xfrm_suite import DEFLATE, child_algorithms
 from tunnelwrap.dataplane.xfrm_values import (
     BY_ROUTE,
     Direction,
+    EncapKind,
     Encapsulation,
     KernelSa,
     Limits,
@@ -44,7 +45,8 @@ class Ends:
 
     local: SocketAddress
     peer: SocketAddress
-    is_encapsulated: bool  # in UDP
+    is_encapsulated: bool
+    kind: EncapKind = EncapKind.UDP  # of the encapsulation, if there is one
 
     @classmethod
     def of(cls, transport: Transport, protocol: int, *, is_bare: bool = False) -> "Ends":
@@ -179,7 +181,9 @@ def _sa(pair: Pair, sa_id: SaId, *, is_outbound: bool) -> KernelSa:
         replay=Replay(1 if is_outbound else child.replay_window, child.uses_esn),
         reqid=pair.request_id,
         selector=_selector(child, near.ip, is_outbound=is_outbound),
-        encapsulation=Encapsulation(near.port, far.port) if ends.is_encapsulated else None,
+        encapsulation=Encapsulation(near.port, far.port, ends.kind)
+        if ends.is_encapsulated
+        else None,
         offload=Offload(BY_ROUTE, not is_outbound) if _may_be_offloaded(pair) else None,
         limits=Limits(
             limits.soft_octets, limits.hard_octets, limits.soft_packets, limits.hard_packets

@@ -319,7 +319,8 @@ def _can_migrate(pair: Pair, ends: Ends) -> bool:
     if (pair.ends.local.ip, pair.ends.peer.ip) == (ends.local.ip, ends.peer.ip):
         return False  # ports are changed in place
     is_simple = pair.mode is not Mode.TRANSPORT and pair.child.cpis is None
-    return is_simple and ends.is_encapsulated >= pair.ends.is_encapsulated
+    is_alike = ends.kind is pair.ends.kind and ends.is_encapsulated >= pair.ends.is_encapsulated
+    return is_simple and is_alike
 
 
 def _kind(sa: KernelSa) -> EncapKind | None:

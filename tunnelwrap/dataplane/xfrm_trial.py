@@ -10,9 +10,18 @@ from tunnelwrap.crypto.suite import ChildSuite
 from tunnelwrap.dataplane.netlink import XfrmSocket
 from tunnelwrap.dataplane.xfrm_pairs import MODES, PROTOS
 from tunnelwrap.dataplane.xfrm_suite import DEFLATE, child_algorithms
-from tunnelwrap.dataplane.xfrm_values import KernelSa, Proto, Replay, SaId, Selector, XfrmMode
+from tunnelwrap.dataplane.xfrm_values import (
+    Encapsulation,
+    KernelSa,
+    Proto,
+    Replay,
+    SaId,
+    Selector,
+    XfrmMode,
+)
 from tunnelwrap.errors import DataPlaneError, KernelRefused, Unsupported
 from tunnelwrap.ike.child_sa import Mode, SaKeys
+from tunnelwrap.path import IpAddress
 
 _NOWHERE: Final = IPv4Address("192.0.2.254")  # TEST-NET-1, RFC 5737
 _ITSELF: Final = ip_network(_NOWHERE)
@@ -30,6 +39,16 @@ def why_not(suites: Iterable[ChildSuite], mode: Mode = Mode.TUNNEL) -> str | Non
         with XfrmSocket() as xfrm:
             for suite in suites:
                 _try_out(xfrm, suite, mode)
+    except DataPlaneError as error:
+        return str(error)
+    return None
+
+
+def why_not_around(suite: ChildSuite, encapsulation: Encapsulation, end: IpAddress) -> str | None:
+    """Why the kernel cannot have that around ESP at such an address; None: it can."""
+    try:
+        with XfrmSocket() as xfrm:
+            _try_out(xfrm, suite, Mode.TUNNEL, encapsulation, end)
     except DataPlaneError as error:
         return str(error)
     return None
@@ -56,19 +75,26 @@ def why_uncompressed() -> str | None:
     return None
 
 
-def _try_out(xfrm: XfrmSocket, suite: ChildSuite, mode: Mode) -> None:
+def _try_out(
+    xfrm: XfrmSocket,
+    suite: ChildSuite,
+    mode: Mode,
+    encapsulation: Encapsulation | None = None,
+    end: IpAddress = _NOWHERE,
+) -> None:
     keys = SaKeys(
         Secret(os.urandom(suite.encryption_key_length)),
         Secret(os.urandom(suite.integrity_key_length)),
     )
     spi = int.from_bytes(os.urandom(4)) | _HIGH_SPI
     sa = KernelSa(
-        id=SaId(_NOWHERE, spi, PROTOS[suite.PROTOCOL]),
-        source=_NOWHERE,
+        id=SaId(end, spi, PROTOS[suite.PROTOCOL]),
+        source=end,
         mode=MODES[mode],
         algorithms=child_algorithms(suite, keys),
         replay=Replay(_WIDE_WINDOW, suite.uses_esn),
         selector=None if mode is Mode.TUNNEL else Selector(_ITSELF, _ITSELF),
+        encapsulation=encapsulation,
     )
     try:
         xfrm.add_sa(sa)
