@@ -17,7 +17,8 @@ from tunnelwrap.hostnet import Change
 from tunnelwrap.hostnet.dns import dns_change
 from tunnelwrap.hostnet.journal import Journal, recover
 from tunnelwrap.hostnet.links import client_changes
-from tunnelwrap.hostnet.netlink import InterfaceChange
+from tunnelwrap.hostnet.netlink import Device, InterfaceChange
+from tunnelwrap.hostnet.parting import part_packets
 from tunnelwrap.hostnet.sysctl import SysctlChange, read
 from tunnelwrap.path import IpAddress
 
@@ -111,13 +112,15 @@ class Host(Hold):
             return str(error)
         return None
 
-    def make_interface(self, if_id: int) -> None:
-        """Make the xfrm interface; it stays until ``close``.
+    def make_interface(self, if_id: int, *, parts_packets: bool = False) -> None:
+        """Make the xfrm interface, perhaps as ``hostnet.parting`` has it; it stays until ``close``.
 
         Raises:
             HostNetError: the kernel refuses it.
         """
         self._devices.apply(InterfaceChange(self.device, if_id))
+        if parts_packets:
+            part_packets(Device.find(self.device))
 
     def close(self) -> None:
         """Take everything back, the device last; calling twice is fine."""

@@ -90,7 +90,7 @@ class InterfaceChange:
     def apply(self) -> None:
         """Make the device."""
         words = {"ifname": self.name, "kind": "xfrm", "xfrm_if_id": self.if_id}
-        _make(str(self), lambda route: route.link("add", **words))
+        make(str(self), lambda route: route.link("add", **words))
 
     def undo(self) -> None:
         """Delete it, if it is still there."""
@@ -126,13 +126,13 @@ class LinkChange:
         Raises:
             HostNetError: the device is gone.
         """
-        link = _make(f"device {device}", lambda route: route.get_links(device.index)[0])
+        link = make(f"device {device}", lambda route: route.get_links(device.index)[0])
         return cls(device, mtu, link.get_attr("IFLA_MTU"), bool(link["flags"] & _IFF_UP))
 
     def apply(self) -> None:
         """Set the MTU and bring the device up."""
         index, mtu = self.device.index, self.mtu
-        _make(str(self), lambda route: route.link("set", index=index, mtu=mtu, state="up"))
+        make(str(self), lambda route: route.link("set", index=index, mtu=mtu, state="up"))
 
     def undo(self) -> None:
         """Set what it was before, if the device still exists."""
@@ -159,7 +159,7 @@ class AddressChange:
 
     def apply(self) -> None:
         """Add the address."""
-        self._ask("add", _make)
+        self._ask("add", make)
 
     def undo(self) -> None:
         """Delete the address, if it is still there."""
@@ -196,7 +196,7 @@ class RouteChange:
 
     def apply(self) -> None:
         """Add the route; one for the same network that is there already is a refusal."""
-        self._ask("add", _make)
+        self._ask("add", make)
 
     def undo(self) -> None:
         """Delete the route; the kernel has done so if the device is gone."""
@@ -245,7 +245,7 @@ class RuleChange:
 
     def apply(self) -> None:
         """Add the rule."""
-        self._ask("add", _make)
+        self._ask("add", make)
 
     def undo(self) -> None:
         """Delete the rule, if it is still there."""
@@ -286,7 +286,12 @@ class RuleChange:
 _Asker = Callable[[str, Callable[[IPRoute], object]], object]
 
 
-def _make(what: str, work: Callable[[IPRoute], T]) -> T:
+def make(what: str, work: Callable[[IPRoute], T]) -> T:
+    """Ask the kernel for a change, and give back what it answers.
+
+    Raises:
+        HostNetError: it refuses.
+    """
     try:
         return _ask(work)
     except (NetlinkError, OSError) as error:
