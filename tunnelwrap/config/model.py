@@ -445,6 +445,7 @@ class Gateway(StreamPorts):
     redirect_to: Host | None = None
     data_plane: DataPlaneName = "auto"
     bare_esp: bool = False
+    tcp_in_kernel: bool = False
     control_socket: FileName
     state_directory: FileName
 
@@ -558,6 +559,7 @@ class Client(Reach):
     dns: bool = True
     data_plane: DataPlaneName = "auto"
     bare_esp: bool = False
+    tcp_in_kernel: bool = False
     control_socket: FileName
     state_directory: FileName
 

@@ -52,7 +52,6 @@ from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.transport import Transport
 from tunnelwrap.transport.dial import Attempt as Dialled
 from tunnelwrap.transport.dial import Rung, climb, open_udp, resolve
-from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.transport.udp import UdpTransport
 
 logger = logging.getLogger(__name__)
@@ -104,7 +103,9 @@ class Client:
         self._carriers = tuple(carriers)
         self._tell = tell
         self._loop = asyncio.get_running_loop()
-        self._dialler = Dialler(self._settings, tls_keylog, self._loop)
+        self._dialler = Dialler(
+            self._settings, tls_keylog, self._loop, tcp_in_kernel=file.client.tcp_in_kernel
+        )
         self._started = self._loop.time()
         self._task: asyncio.Task[object] | None = None
         self._is_stopping = False
@@ -121,7 +122,8 @@ class Client:
         listeners = Listeners(self._expired, None, self._mapped)
         settings, policies = self._settings, [self._policy]
         self._plane = choose_plane(
-            *(settings.data_plane, self._host, MAX_TUN_MTU, listeners, policies, name)
+            *(settings.data_plane, self._host, MAX_TUN_MTU, listeners, policies, name),
+            tcp_in_kernel=settings.tcp_in_kernel,
         )
         endpoint = Endpoint(
             os.urandom,
@@ -161,7 +163,9 @@ class Client:
         try:
             await self._control.start()
             if self._plane.if_id:
-                self._host.make_interface(self._plane.if_id)
+                self._host.make_interface(
+                    self._plane.if_id, parts_packets=self._plane.tcp_in_kernel
+                )
             await self._connect_and_keep()
         except asyncio.CancelledError:
             if not self._is_stopping or self._task is None:
@@ -353,7 +357,7 @@ class Client:
             kernel_esp=self._plane.kernel_esp,
         )
 
-    async def _open_stream(self, rung: Rung) -> StreamTransport:
+    async def _open_stream(self, rung: Rung) -> Transport:
         name = self._settings.server_name or self._target
         return await self._dialler.open_stream(rung, name, self._driver.datagrams, self._lost)
 

@@ -23,6 +23,7 @@ from tunnelwrap.dataplane.bridge import Bridge
 from tunnelwrap.dataplane.mixed import MixedPlane
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane, MappingCallback
+from tunnelwrap.dataplane.xfrm_espintcp import why_no_espintcp
 from tunnelwrap.dataplane.xfrm_tags import TAG_SHIFT, tag_of
 from tunnelwrap.dataplane.xfrm_trial import why_not, why_uncompressed
 from tunnelwrap.errors import ControlError, DataPlaneError, Unsupported
@@ -60,6 +61,7 @@ class Chosen:
     is_demanded: bool = False  # the kernel or nothing
     streams: str = "userspace"  # where their ESP is, and how it gets there
     kernel: KernelPlane | None = None
+    tcp_in_kernel: bool = False  # it takes bare TCP streams itself
 
     @property
     def if_id(self) -> int:
@@ -87,7 +89,8 @@ class Chosen:
         return not (bare_esp and self.kernel_esp)
 
     def __str__(self) -> str:
-        return f"data plane: {self.name} ({self.remark})"
+        tcp = "; bare TCP in the kernel" if self.tcp_in_kernel else ""
+        return f"data plane: {self.name} ({self.remark}{tcp})"
 
     async def report(self) -> Answer:
         """What the kernel has of ours, beside what we think it has; a command.
@@ -109,6 +112,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
     instance: str,
     *,
     bridges_streams: bool = False,
+    tcp_in_kernel: bool = False,
 ) -> Chosen:
     """Make the data plane that a configuration asks for.
 
@@ -120,17 +124,22 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         policies: whose suites it must know.
         instance: marks what is left in the kernel.
         bridges_streams: whether the kernel is meant for streams, too, if that takes a sysctl.
+        tcp_in_kernel: whether it is to take bare TCP streams itself.
 
     Raises:
-        Unsupported: the kernel is asked for, or AH or BEET mode, and it cannot.
+        Unsupported: the kernel is asked for, or AH, BEET mode or bare TCP there, and it cannot.
         DataPlaneError: the kernel refuses.
     """
     why = "as configured" if wanted == "userspace" else why_not(suites_of(policies))
+    if tcp_in_kernel:
+        _check_espintcp(why, policies)
     if why is not None:
         _check_optional(wanted, policies, why)
         userspace = _userspace(host, inner_mtu, listeners)
         return Chosen(userspace, "userspace", why, kernel_esp=False)
-    kernel = _kernel_plane(host, policies, tag_of(instance), listeners)
+    kernel = _kernel_plane(
+        *(host, policies, tag_of(instance), listeners), tcp_in_kernel=tcp_in_kernel
+    )
     chosen = Chosen(
         kernel,
         "kernel",
@@ -140,6 +149,7 @@ def choose_plane(  # noqa: PLR0913 -- each is a fact of its own
         has_beet=_has_beet(policies),
         is_demanded=wanted == "kernel",
         kernel=kernel,
+        tcp_in_kernel=tcp_in_kernel,
     )
     if kernel.if_id:
         remark = f"{chosen.remark}; xfrm interface {host.device}"
@@ -174,9 +184,18 @@ def _userspace(host: Host, inner_mtu: int, listeners: Listeners) -> UserspacePla
 
 
 def _kernel_plane(
-    host: Host, policies: Sequence[ConnectionPolicy], tag: int, listeners: Listeners
+    host: Host,
+    policies: Sequence[ConnectionPolicy],
+    tag: int,
+    listeners: Listeners,
+    *,
+    tcp_in_kernel: bool,
 ) -> KernelPlane:
-    """Tied to an xfrm interface, with its bridge for streams, or by policies alone."""
+    """Tied to an xfrm interface, with its bridge for streams, or by policies alone.
+
+    Raises:
+        Unsupported: there is no interface, which ``tcp_in_kernel`` needs: see ``hostnet.parting``.
+    """
     heard = asyncio.get_running_loop(), listeners.on_expire, listeners.on_mapping
     if_id = tag << TAG_SHIFT
     why = _why_by_policies(policies) or host.why_no_interface(if_id)
@@ -189,6 +208,10 @@ def _kernel_plane(
             why = str(error)
         else:
             return kernel
+    if tcp_in_kernel:
+        raise _no_espintcp(
+            f"it needs an xfrm interface, which is not to be had ({why}): change that"
+        )
     logger.debug("no xfrm interface: %s", why)
     return KernelPlane(tag, *heard)
 
@@ -209,6 +232,24 @@ def _why_by_policies(policies: Iterable[ConnectionPolicy]) -> str | None:
         if child.on_demand:
             return f"{policy.name} is made on demand"
     return None
+
+
+def _check_espintcp(why: str | None, policies: Iterable[ConnectionPolicy]) -> None:
+    """See whether the kernel can have bare TCP streams; ``why`` it is not even the data plane.
+
+    Raises:
+        Unsupported: it cannot.
+    """
+    if why is not None:
+        why = f"it needs the kernel's data plane, which is not to be had ({why}): change that"
+    else:
+        why = why_no_espintcp(suites_of(policies))
+    if why is not None:
+        raise _no_espintcp(why)
+
+
+def _no_espintcp(why: str) -> Unsupported:
+    return Unsupported(f"tcp_in_kernel = true cannot be had: {why}, or take tcp_in_kernel out")
 
 
 def _compresses(policies: Iterable[ConnectionPolicy]) -> bool:

@@ -23,6 +23,7 @@ from tunnelwrap.transport.dial import (
     open_tls,
     tls_context,
 )
+from tunnelwrap.transport.kernel_stream import KernelStream, suits_kernel
 from tunnelwrap.transport.sockets import completed, reason_of
 from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.wire.prelude import request_of
@@ -38,12 +39,19 @@ class Dialler:
         settings: the configuration.
         tls_keylog: file that gets the TLS secrets, for Wireshark; None: nobody.
         loop: from which the transports are called.
+        tcp_in_kernel: leave ESP on bare TCP to the kernel.
     """
 
     def __init__(
-        self, settings: Reach, tls_keylog: Path | None, loop: asyncio.AbstractEventLoop
+        self,
+        settings: Reach,
+        tls_keylog: Path | None,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        tcp_in_kernel: bool = False,
     ) -> None:
         self._settings = settings
+        self._tcp_in_kernel = tcp_in_kernel
         self._tls = tls_context(settings.tls_ca.pem if settings.tls_ca else None, tls_keylog)
         if settings.gate and settings.gate.certificate and settings.gate.key:
             own = settings.gate.certificate.pem.encode() + settings.gate.key.pem.reveal()
@@ -71,7 +79,7 @@ class Dialler:
         on_batch: BatchCallback,
         on_closed: ClosedCallback,
         session: ssl.SSLSession | None = None,
-    ) -> StreamTransport:
+    ) -> StreamTransport | KernelStream:
         """A stream by a rung that is one.
 
         Raises:
@@ -81,9 +89,16 @@ class Dialler:
         self._stream_ids += 1
         local = SocketAddress.of(sock.getsockname())
         path = NetworkPath(local, rung.address, rung.carrier, id=self._stream_ids)
-        return StreamTransport(
-            *(sock, path, on_batch, on_closed, self._loop), is_originator=True, received=received
-        )
+        try:
+            is_kernels = self._tcp_in_kernel and suits_kernel(sock, rung.carrier)
+            return (KernelStream if is_kernels else StreamTransport)(
+                *(sock, path, on_batch, on_closed, self._loop),
+                is_originator=True,
+                received=received,
+            )
+        except OSError as error:
+            sock.close()
+            raise ConnectFailed(reason_of(error)) from error
 
     async def _open_socket(
         self, rung: Rung, server_name: str, session: ssl.SSLSession | None

@@ -49,6 +49,7 @@ from tunnelwrap.store.leases import Leases
 from tunnelwrap.store.pool import Pool
 from tunnelwrap.store.secret_file import lasting_secret
 from tunnelwrap.transport import Transport
+from tunnelwrap.transport.kernel_stream import KernelStream, suits_kernel
 from tunnelwrap.transport.stream import StreamTransport
 from tunnelwrap.transport.udp import UdpListener
 
@@ -99,6 +100,7 @@ class Server:
         self._plane = choose_plane(
             *(file.gateway.data_plane, self._host, TUN_MTU, listeners, self._policies, name),
             bridges_streams=True,
+            tcp_in_kernel=file.gateway.tcp_in_kernel,
         )
         endpoint = Endpoint(
             os.urandom,
@@ -198,7 +200,7 @@ class Server:
             TunnelwrapError: it cannot, and was demanded.
         """
         if self._plane.if_id:
-            self._host.make_interface(self._plane.if_id)
+            self._host.make_interface(self._plane.if_id, parts_packets=self._plane.tcp_in_kernel)
         self._plane = open_feed(self._plane, self._host)
 
     def _changes(self) -> list[Change]:
@@ -272,7 +274,8 @@ class Server:
             raise TransportError("too many streams without an IKE SA")
         self._stream_ids += 1
         path = replace(path, id=self._stream_ids)
-        transport = StreamTransport(
+        is_kernels = self._plane.tcp_in_kernel and suits_kernel(sock, path.carrier)
+        transport = (KernelStream if is_kernels else StreamTransport)(
             sock,
             path,
             self._driver.datagrams,

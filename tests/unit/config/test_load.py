@@ -232,7 +232,8 @@ WRONG = {
         'gateway = "a"\nxyz = 1': "client.xyz: found an unknown key, expected one of gateway,"
         " server_name, websocket_path, "
         "gate, carriers, udp_ike_port, udp_nat_port, tcp_port, tls_port,"
-        " tls_ca, dns, data_plane, bare_esp, control_socket, state_directory",
+        " tls_ca, dns, data_plane, bare_esp, tcp_in_kernel,"
+        " control_socket, state_directory",
         'gateway = "a"\nbare_esp = true\ndata_plane = "userspace"': "client: expected data_plane ="
         ' "kernel" or "auto" beside bare_esp (only the kernel sends it)',
         'gateway = "a"\ncarriers = ["udp", "pigeon"]': "client.carriers[1]: found 'pigeon',"

@@ -31,3 +31,17 @@ async def test_so_is_who_wants_beet_mode(tmp_path: Path) -> None:
     host = Host("test", tmp_path)
     with pytest.raises(Unsupported, match=r"BEET mode needs .*: as configured"):
         choose_plane(*("userspace", host, 1400, NOBODY), [replace(client(), child=beet)], "test")
+
+
+async def test_who_wants_bare_tcp_in_the_kernel_is_told_that_userspace_is_none(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(Unsupported) as refused:
+        choose_plane(
+            *("userspace", Host("test", tmp_path), 1400, NOBODY, [client()], "test"),
+            tcp_in_kernel=True,
+        )
+    assert str(refused.value) == (
+        "tcp_in_kernel = true cannot be had: it needs the kernel's data plane, which is not to be"
+        " had (as configured): change that, or take tcp_in_kernel out"
+    )
