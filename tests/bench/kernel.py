@@ -28,7 +28,9 @@ from rich.table import Table
 
 from tests.kernel.test_daemons import CLIENT, INNER, gateway_toml
 from tests.kit.daemons import SITE, Hosts, Issued, hosts, wait_until
-from tests.kit.kernel import IN_GUEST, run
+from tests.kit.kernel import DEBIAN, IN_GUEST, INTERFACE, WHOLE, run
+from tests.unit.dataplane.samples import suite_of
+from tunnelwrap.dataplane.xfrm_espintcp import why_no_espintcp
 
 DIRECTIONS: Final = {"up": (), "down": ("--reverse",)}
 TIMEOUT_S: Final = 1800.0
@@ -45,6 +47,7 @@ class Tunnel:
     gateway: str
     carrier: str
     has_others: bool = False
+    in_tcp: tuple[bool, bool] = (False, False)  # whether the kernel has the stream itself, there
 
 
 TUNNELS: Final = {
@@ -57,6 +60,10 @@ TUNNELS: Final = {
     "TCP, userspace": Tunnel("userspace", "userspace", "tcp"),
     "TCP, bridge at gateway": Tunnel("userspace", "kernel", "tcp"),
     "TCP, TUN at gateway": Tunnel("userspace", "kernel", "tcp", has_others=True),
+}
+IN_TCP: Final = {
+    "TCP, espintcp at both": Tunnel("kernel", "kernel", "tcp", in_tcp=(True, True)),
+    "TCP, espintcp at gateway": Tunnel("userspace", "kernel", "tcp", in_tcp=(False, True)),
 }
 BASE: Final = "UDP, kernels"
 FEEDS: Final = ("bridge", "TUN")
@@ -75,10 +82,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=4, help="length of one measurement")
     parser.add_argument("--esp", default="chacha20poly1305", help="the suite (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object, no table")
+    parser.add_argument(
+        "--kernel", choices=[DEBIAN, INTERFACE, WHOLE], default=DEBIAN, help="%(default)s"
+    )
     arguments = parser.parse_args()
     if IN_GUEST not in os.environ:
         command = [sys.executable, "-m", "tests.bench.kernel", *sys.argv[1:]]
-        return run(command, {}, "512M", TIMEOUT_S)
+        return run(command, {}, "512M", TIMEOUT_S, arguments.kernel)
     figures = measure(arguments.rounds, arguments.seconds, arguments.esp)
     medians = {
         name: {way: statistics.median(values) for way, values in rounds.items()}
@@ -93,17 +103,26 @@ def main() -> int:
 
 def measure(rounds: int, seconds: int, esp: str) -> Figures:
     """The figures of all rounds."""
-    figures: Figures = {name: {way: [] for way in DIRECTIONS} for name in TUNNELS}
+    tunnels = TUNNELS | IN_TCP if has_espintcp() else TUNNELS
+    figures: Figures = {name: {way: [] for way in DIRECTIONS} for name in tunnels}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         issued = Issued.by_init(Path(folder) / "issued")
         for _ in range(rounds):
-            for name, tunnel in TUNNELS.items():
+            for name, tunnel in tunnels.items():
                 with established(issued, Path(folder), tunnel, esp) as net:
                     for way, more in DIRECTIONS.items():
                         mbps = iperf(net, seconds, *more)
                         print(f"{name}, {way}: {mbps:.0f} Mbit/s", file=sys.stderr)
                         figures[name][way].append(mbps)
     return figures
+
+
+def has_espintcp() -> bool:
+    """Whether this kernel has ESP in TCP; if not, it is said."""
+    why = why_no_espintcp([suite_of("aes256gcm16")])
+    if why is not None:
+        print(f"no figures of ESP in TCP (--kernel {WHOLE} has it): {why}", file=sys.stderr)
+    return why is None
 
 
 @contextmanager
@@ -114,8 +133,11 @@ def established(issued: Issued, folder: Path, tunnel: Tunnel, esp: str) -> Itera
         if tunnel.has_others:
             net.gateway.ip("xfrm", "policy", "add", *OTHERS.split())
         allowed = gateway_toml(esp=[f"{esp}-x25519"])
-        gateway = net.serve({**allowed, "gateway": {"data_plane": tunnel.gateway}})
-        client = {"data_plane": tunnel.client}
+        ours, theirs = tunnel.in_tcp
+        gateway = net.serve(
+            {**allowed, "gateway": {"data_plane": tunnel.gateway, "tcp_in_kernel": theirs}}
+        )
+        client = {"data_plane": tunnel.client, "tcp_in_kernel": ours}
         net.connect({**CLIENT, "client": client}, "--carrier", tunnel.carrier)
         children = [child for sa in gateway.sas for child in sa["child_sas"]]
         assert [child["data_plane"] for child in children] == [tunnel.gateway]
