@@ -313,6 +313,7 @@ class Hosts:
         file = self.directory / name / f"{name}.toml"
         file.parent.mkdir(exist_ok=True)
         file.write_text(toml(tables))
+        file.chmod(0o600)
         return file
 
     def block(self, rules: str) -> None:

@@ -54,9 +54,10 @@ ca = ["ca.pem"]
 
 
 def written(directory: Path, text: str, name: str = "tunnelwrap.toml") -> Path:
-    """A file with a text."""
+    """A file with a text, which may be a secret."""
     path = directory / name
     path.write_text(text)
+    path.chmod(0o600)
     return path
 
 
