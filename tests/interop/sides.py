@@ -160,6 +160,7 @@ class TunnelwrapSide:
         )
 
     def start(self, settings: Settings) -> None:
+        self._file.touch(0o600)
         if self._role is Role.INITIATOR:
             self._file.write_text(client_toml(settings, self._directory))
             return

@@ -58,6 +58,7 @@ async def kept(
     )
     file = folder / "gateway.toml"
     file.write_text(changed(text, "[gateway]", f"[gateway]\nstate_directory = '{folder}/state'"))
+    file.chmod(0o600)
     keeper = keeper_of(load_gateway(file).gateway, QUICK)
     assert keeper is not None
     listener = Listener([LOCALHOST], port, lambda *_: None, Site(keeper.shown), PATIENT)
