@@ -7,9 +7,10 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import randbelow
 
 from tests.kit.certs import authority, entity
 
@@ -39,10 +40,15 @@ class Pebble:
         return self.log_file.read_text()
 
 
+PORTS = range(20_000, 30_000)  # below the ephemeral ones
+
+
 def free_port() -> int:
-    """A TCP port that nobody has at this time."""
-    with socket.create_server((LOCALHOST, 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A TCP port that nobody has, and that the system gives to nobody who asks for any."""
+    while True:
+        port = PORTS[randbelow(len(PORTS))]
+        with suppress(OSError), socket.create_server((LOCALHOST, port)):
+            return port
 
 
 @contextmanager
