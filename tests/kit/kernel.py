@@ -111,10 +111,11 @@ def run(
     if not os.access(KERNEL, os.X_OK):
         print(f"no {KERNEL}: apt install user-mode-linux", file=sys.stderr)
         return GUEST_DIED
-    kernel = str(whole_kernel()) if kind == WHOLE else KERNEL
+    module = interface_module() if kind == INTERFACE else None
+    kernel = KERNEL if kind == DEBIAN or module else str(whole_kernel())
     with tempfile.TemporaryDirectory(prefix="test-kernel.", dir="/var/tmp") as folder:
         here = Path(folder)
-        _prepare(here, command, {IN_GUEST: kind, **environment}, kind)
+        _prepare(here, command, {IN_GUEST: kind, **environment}, module)
         with (here / "console").open("wb") as console:
             was_in_time = _boot(here, kernel, mem, timeout_s, console)
         status = here / "status"
@@ -130,7 +131,9 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value if is_given else os.environ.get(name, "")
 
 
-def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str], kind: str) -> None:
+def _prepare(
+    here: Path, command: Sequence[str], environment: Mapping[str, str], module: Path | None
+) -> None:
     """Write the guest's first program, and what it needs."""
     path = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
     variables = {
@@ -147,9 +150,7 @@ def _prepare(here: Path, command: Sequence[str], environment: Mapping[str, str],
         here=here,
         path=shlex.quote(path),
         mounts=MOUNTS,
-        modules=_INTERFACES.format(here=here, module=interface_module())
-        if kind == INTERFACE
-        else "",
+        modules=_INTERFACES.format(here=here, module=module) if module else "",
         directory=shlex.quote(str(Path.cwd())),
         environment=shlex.join(f"{name}={value}" for name, value in variables.items()),
         command=shlex.join(command),
