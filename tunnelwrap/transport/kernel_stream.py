@@ -23,11 +23,12 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Self
 
 from tunnelwrap.errors import Malformed, PathClosed, StreamCorrupt, TransportError
 from tunnelwrap.path import Carrier, Path, SocketAddress
 from tunnelwrap.transport import BatchCallback, ClosedCallback
+from tunnelwrap.transport.ending import Ending
 from tunnelwrap.transport.sockets import is_this_host, reason_of
 from tunnelwrap.transport.stream import MAX_URGENT, NO_GATEWAY, STREAM_DATAGRAM, WEB_SERVER, tune
 from tunnelwrap.transport.udp import bypass_policies
@@ -43,7 +44,7 @@ _NO_FRAMES: Final = frozenset({errno.EINVAL, errno.EMSGSIZE, errno.EBADMSG})
 """What the kernel's parser leaves on a socket whose stream it cannot follow."""
 
 
-class KernelStream:
+class KernelStream(Ending):
     """One connected stream.
 
     Args:
@@ -67,14 +68,13 @@ class KernelStream:
         is_originator: bool,
         received: bytes = b"",
     ) -> None:
+        super().__init__(on_closed, loop)
         self.path = path
         self.max_datagram = STREAM_DATAGRAM
         self.local = SocketAddress.of(sock.getsockname())
         self.peer = SocketAddress.of(sock.getpeername())
         self._socket = sock
         self._on_batch = on_batch
-        self._on_closed = on_closed
-        self._loop = loop
         self._deframer = Deframer(expect_prefix=not is_originator)
         self._beginning = b"" if is_originator else PREFIX  # of what the peer says
         self._prefix = PREFIX if is_originator else b""
@@ -84,9 +84,6 @@ class KernelStream:
         self._retry: asyncio.TimerHandle | None = None
         self._is_wanted = False  # by the kernel
         self._is_kernels = False
-        self._is_open = True
-        self._is_closed_by_us = False
-        self._write_error: PathClosed | None = None
         tune(sock)
         loop.call_soon(self._begin, received)
 
@@ -130,10 +127,6 @@ class KernelStream:
         if self._is_open:
             self._flush()
             self._shut()
-
-    @property
-    def _can_write(self) -> bool:
-        return self._is_open and self._write_error is None
 
     def _hand_over_if_due(self) -> None:
         is_due = self._is_wanted and self._can_write
@@ -234,26 +227,10 @@ class KernelStream:
         else:
             self._loop.add_writer(self._socket, self._flush)
 
-    def _stop_writing(self, error: PathClosed) -> None:
-        """Read what the peer said before it went (an error notify perhaps), then end."""
-        self._write_error = error
-        self._forget_unsent()
-        self._loop.call_soon(self._read_last, error)
-
-    def _read_last(self, error: PathClosed) -> None:
-        self._on_readable()
-        self._lose(error)
-
     # --- the end -----------------------------------------------------------------------------
 
-    def _lose(self, error: PathClosed) -> None:
-        if self._is_open:
-            self._shut()
-            self._loop.call_soon(self._tell, error)
-
-    def _tell(self, error: PathClosed) -> None:
-        if not self._is_closed_by_us:
-            self._on_closed(self, error)
+    def _told_as(self) -> Self:
+        return self
 
     def _shut(self) -> None:
         self._is_open = False

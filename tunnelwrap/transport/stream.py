@@ -17,11 +17,12 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from tunnelwrap.errors import Malformed, PathClosed, StreamCorrupt
 from tunnelwrap.path import Carrier, Path
 from tunnelwrap.transport import BatchCallback, ClosedCallback
+from tunnelwrap.transport.ending import Ending
 from tunnelwrap.transport.sockets import reason_of
 from tunnelwrap.wire.framing import PREFIX, Deframer, frame
 
@@ -59,7 +60,7 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(level, option, value)
 
 
-class StreamTransport:
+class StreamTransport(Ending):
     """One connected stream.
 
     Args:
@@ -85,17 +86,13 @@ class StreamTransport:
         received: bytes = b"",
         max_datagram: int = STREAM_DATAGRAM,
     ) -> None:
+        super().__init__(on_closed, loop)
         self.path = path
         self.max_datagram = max_datagram
         self._socket = sock
         self._on_batch = on_batch
-        self._on_closed = on_closed
-        self._loop = loop
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._session: ssl.SSLSession | None = None
-        self._is_open = True
-        self._is_closed_by_us = False
-        self._write_error: PathClosed | None = None
 
         self._inbox = memoryview(bytearray(INBOX))
         self._messages = (
@@ -175,10 +172,6 @@ class StreamTransport:
             self._train = _NOTHING
             self._flush()
             self._shut()
-
-    @property
-    def _can_write(self) -> bool:
-        return self._is_open and self._write_error is None
 
     # --- inbound -----------------------------------------------------------------------------
 
@@ -315,33 +308,15 @@ class StreamTransport:
             self._stop_writing(PathClosed(reason_of(error)))
         return at
 
-    def _stop_writing(self, error: PathClosed) -> None:
-        """Read what the peer said before it went (an error notify perhaps), then end."""
-        self._write_error = error
-        self._forget_unsent()
-        self._set_writer(wanted=False)
-        self._loop.call_soon(self._read_last, error)
-
-    def _read_last(self, error: PathClosed) -> None:
-        self._on_readable()
-        self._lose(error)
-
     # --- the end -----------------------------------------------------------------------------
 
-    def _lose(self, error: PathClosed) -> None:
-        if self._is_open:
-            self._shut()
-            self._loop.call_soon(self._tell, error)
-
-    def _tell(self, error: PathClosed) -> None:
-        if not self._is_closed_by_us:
-            self._on_closed(self, error)
+    def _told_as(self) -> Self:
+        return self
 
     def _shut(self) -> None:
         if self._messages and self._can_write and not self._begun:
             self._push(memoryview(self._messages.farewell()))
         self._set_reader(wanted=False)
-        self._set_writer(wanted=False)
         self._forget_unsent()
         if self._tls:
             self._session = self._tls.session
@@ -364,6 +339,7 @@ class StreamTransport:
                 return
 
     def _forget_unsent(self) -> None:
+        self._set_writer(wanted=False)
         self._begun = self._train = _NOTHING
         self._urgent.clear()
         self._urgent_octets = 0
