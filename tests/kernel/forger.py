@@ -34,8 +34,10 @@ def send_esp(stream: StreamTransport, frames: memoryview, ends: Sequence[int]) -
     return honest_send_esp(stream, frames, ends)
 
 
-def move(plane: UserspacePlane, spi_in: int, transport: Transport) -> None:
-    honest_move(plane, spi_in, transport)
+def move(
+    plane: UserspacePlane, spi_in: int, transport: Transport, *, is_bare: bool = False
+) -> None:
+    honest_move(plane, spi_in, transport, is_bare=is_bare)
     for frames, ends in first:
         transport.send_esp(memoryview(frames), ends)
 
