@@ -97,12 +97,7 @@ class StrongSwan:
     def stop(self) -> None:
         """End the daemon (it deletes its IKE SAs first) and remove its socket."""
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_process(self._process)
             self._process = None
         shutil.rmtree(self._run_directory, ignore_errors=True)
 
@@ -231,6 +226,16 @@ class StrongSwan:
         }
         swanctl: Tree = {"load": "random openssl pem pkcs1 pkcs8 x509 pubkey"}
         return {"charon-systemd": charon, "swanctl": swanctl}
+
+
+def end_process(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a program to end, and make it if it does not."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_until(

@@ -12,7 +12,7 @@ from tunnelwrap.dataplane import AcquireCallback, SaCounters, Trap
 from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.userspace import UserspacePlane
 from tunnelwrap.dataplane.xfrm import KernelPlane
-from tunnelwrap.dataplane.xfrm_espintcp import is_bridged
+from tunnelwrap.dataplane.xfrm_espintcp import needs_feed
 from tunnelwrap.ike.child_sa import ChildSa
 from tunnelwrap.path import Path
 from tunnelwrap.transport import Transport
@@ -135,7 +135,7 @@ class MixedPlane:
         self._userspace.close()
 
     def _plane_for(self, transport: Transport) -> Plane:
-        lacks_feed = is_bridged(transport) and not self._kernel.has_feed
+        lacks_feed = needs_feed(transport) and not self._kernel.has_feed
         return self._userspace if lacks_feed else self._kernel
 
     def _plane_on(self, path: Path) -> Plane:

@@ -31,7 +31,7 @@ from tunnelwrap.dataplane import AcquireCallback, ExpireCallback, Progress, SaCo
 from tunnelwrap.dataplane.feed import Feed
 from tunnelwrap.dataplane.flows import kernel_flows
 from tunnelwrap.dataplane.netlink import Group, XfrmMonitor, XfrmSocket
-from tunnelwrap.dataplane.xfrm_espintcp import EarlyEsp, hand_over, is_bridged
+from tunnelwrap.dataplane.xfrm_espintcp import EarlyEsp, hand_over, needs_feed
 from tunnelwrap.dataplane.xfrm_pairs import Ends, Pair, inbound_directions, kind_of
 from tunnelwrap.dataplane.xfrm_policies import Policies
 from tunnelwrap.dataplane.xfrm_sas import SKIPPED, KernelSas
@@ -196,7 +196,7 @@ class KernelPlane:
         if not self._migrate(pair, ends):
             self._replace(pair, ends)
         hand_over(transport)
-        if self._streams is not None and not is_bridged(transport):
+        if self._streams is not None and not needs_feed(transport):
             self._streams.leave(spi_in)
 
     def take_out(self, spi_in: int) -> Progress:
@@ -286,7 +286,7 @@ class KernelPlane:
         """
         if isinstance(transport, KernelStream):
             return self._early.sift(batch, self._pairs)
-        if self._streams is None or not is_bridged(transport):
+        if self._streams is None or not needs_feed(transport):
             return list(batch)
         return self._streams.feed(batch)
 

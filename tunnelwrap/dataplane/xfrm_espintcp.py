@@ -58,8 +58,8 @@ class EarlyEsp:
         return rest
 
 
-def is_bridged(transport: Transport) -> bool:
-    """Whether the kernel can have its ESP by the bridge only."""
+def needs_feed(transport: Transport) -> bool:
+    """Whether the kernel can have its ESP by a feed only."""
     return transport.path.carrier.is_reliable and not isinstance(transport, KernelStream)
 
 

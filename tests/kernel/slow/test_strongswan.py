@@ -229,44 +229,38 @@ def test_transport_mode_between_the_hosts_themselves(ends: Ends) -> None:
     assert [statistics(host) for host in ends.hosts] == [{}, {}]
 
 
+def carry_and_rekey(ends: Ends) -> None:
+    """Packets pass before and after strongSwan's rekey, and none is dropped."""
+    near, far = ends.hosts
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
+    Transfer((far, INNER[1]), near, 2 << 20).finish()
+
+    spis = {state.spi for state in states(near)}
+    ends.strongswan.rekey_child("net")
+    wait_until("other keys", lambda: not spis & {state.spi for state in states(near)})
+    wait_until("no others", lambda: len(states(far)) == 2)
+    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
+    assert [statistics(host) for host in ends.hosts] == [{}, {}]
+
+
 @pytest.mark.parametrize("has_mobike", [False, True], ids=["port-500", "mobike"])
 def test_without_udp_as_strongswan_has_it_by_default(ends: Ends, *, has_mobike: bool) -> None:
     """Who knows MOBIKE goes on by port 4500, NAT or not."""
     ends.is_bare, ends.has_mobike = True, has_mobike
     ends.connect()
-    near, far = ends.hosts
     assert agreed(ends, "aes256gcm16", "tunnel") == {NETWORKS, NETWORKS[::-1]}
-
-    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
-    Transfer((far, INNER[1]), near, 2 << 20).finish()
-
-    spis = {state.spi for state in states(near)}
-    ends.strongswan.rekey_child("net")
-    wait_until("other keys", lambda: not spis & {state.spi for state in states(near)})
-    wait_until("no others", lambda: len(states(far)) == 2)
+    carry_and_rekey(ends)
     assert agreed(ends, "aes256gcm16", "tunnel") == {NETWORKS, NETWORKS[::-1]}
-    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
-    assert [statistics(host) for host in ends.hosts] == [{}, {}]
 
 
 def test_beet_mode_by_a_private_number(ends: Ends) -> None:
     """strongSwan shows its vendor ID only where it is told to; ours it wants to see."""
     ends.connect(mode="beet")
-    near, far = ends.hosts
     here, there = SELECTORS["beet"]
     assert agreed(ends, "aes256gcm16", "beet") == {(here, there), (there, here)}
     assert ends.strongswan.logged("received strongSwan vendor ID")
-
-    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
-    Transfer((far, INNER[1]), near, 2 << 20).finish()
-
-    spis = {state.spi for state in states(near)}
-    ends.strongswan.rekey_child("net")
-    wait_until("other keys", lambda: not spis & {state.spi for state in states(near)})
-    wait_until("no others", lambda: len(states(far)) == 2)
+    carry_and_rekey(ends)
     assert agreed(ends, "aes256gcm16", "beet") == {(here, there), (there, here)}
-    assert " 0% packet loss" in ping(near, INNER[0], INNER[1], "-i", "0.05", "-c", "10")
-    assert [statistics(host) for host in ends.hosts] == [{}, {}]
 
 
 def test_we_rekey_beet_mode(ends: Ends) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from tests.kit.netns import Namespace
-from tests.kit.strongswan import wait_until
+from tests.kit.strongswan import end_process, wait_until
 from tests.kit.trixie import Trixie
 
 READY_TIMEOUT_S: Final = 40.0
@@ -55,12 +55,7 @@ class Pluto:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_process(self._process)
 
     def whack(self, *arguments: str) -> str:
         """Command it; what it says, whatever came of it."""
