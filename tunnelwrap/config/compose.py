@@ -5,9 +5,9 @@ from dataclasses import replace
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tunnelwrap.auth.identity import NOBODY, Identity, IdentityPattern
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.model import (
     ClientChild,
-    ClientFile,
     Connection,
     Gateway,
     GatewayChild,

@@ -17,8 +17,9 @@ from typing import Final, TypeVar, get_args
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.fields import PEM, WRONG, Context
-from tunnelwrap.config.model import ClientFile, GatewayFile
+from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.wrapper import RelayFile, WrapFile
 from tunnelwrap.errors import ConfigError
 

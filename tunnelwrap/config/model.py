@@ -1,7 +1,8 @@
-"""What a configuration file may say: one class for each table, in the order people meet them.
+"""What a gateway's file may say, and what it shares with a client's: one class for each table.
 
 Keys carry their unit (``_s`` seconds, ``_octets``, ``_packets``); 0 as a lifetime means never. The
-descriptions are printed where a key is missing. Unknown keys are errors.
+descriptions are printed where a key is missing. Unknown keys are errors. A client's own part is in
+``client``, those of wrapper and relay in ``wrapper``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,7 +30,6 @@ from tunnelwrap.config.fields import (
     Address,
     AhSuiteText,
     BackendAddress,
-    CarrierName,
     EspSuiteText,
     FileName,
     Host,
@@ -51,15 +51,12 @@ from tunnelwrap.config.fields import (
     is_address,
     wrong,
 )
-from tunnelwrap.config.selectors import parse_selector
-from tunnelwrap.config.site import Cover, Gate, ShownAtGate
+from tunnelwrap.config.site import Cover, Gate
 from tunnelwrap.config.suites import DEFAULT_ESP, DEFAULT_IKE
 from tunnelwrap.demux.listener import Limits as StreamLimits
 from tunnelwrap.demux.routing import Backend, Routing
 from tunnelwrap.demux.shown import ACME_PROTOCOL
-from tunnelwrap.ike.modes import is_one_host
 from tunnelwrap.ike.policy import ChildLifetime, Limits, Retransmission
-from tunnelwrap.path import Carrier
 
 ALL_ADDRESSES: Final = ("0.0.0.0/0", "::/0")
 """Traffic selectors for everything."""
@@ -521,86 +518,3 @@ def check_networks(networks: Iterable[IPv4Network | IPv6Network]) -> None:
     for one, other in combinations(networks, 2):
         if one.version == other.version and one.overlaps(other):
             raise wrong("networks without a common address", f"{one} and {other} overlap")
-
-
-# --- client ----------------------------------------------------------------------------------
-
-
-def carriers_with(values: Mapping[str, object]) -> tuple[Carrier, ...]:
-    """The whole ladder; a WebSocket can be tried only by who knows its path."""
-    last = (Carrier.WEBSOCKET,) if values["websocket_path"] else ()
-    return (Carrier.UDP, Carrier.TCP, Carrier.TLS, *last)
-
-
-class Reach(Section):
-    """Which gateway, and the ways to reach it."""
-
-    gateway: Host = Field(description="host name or address of the gateway")
-    server_name: Host | None = None
-    websocket_path: WebPath | None = None
-    gate: ShownAtGate | None = None
-    carriers: Some[CarrierName] = Field(default_factory=carriers_with)
-    udp_ike_port: Port = 500
-    udp_nat_port: Port = 4500
-    tcp_port: Port = 4500
-    tls_port: Port = 443
-    tls_ca: AuthorityCertificates | None = None
-
-    @model_validator(mode="after")
-    def _knows_where(self) -> Self:
-        if Carrier.WEBSOCKET in self.carriers and self.websocket_path is None:
-            raise wrong("websocket_path, or carriers without ws")
-        return self
-
-
-class Client(Reach):
-    """A client of a gateway, and what it needs besides."""
-
-    dns: bool = True
-    data_plane: DataPlaneName = "auto"
-    bare_esp: bool = False
-    tcp_in_kernel: bool = False
-    control_socket: FileName
-    state_directory: FileName
-
-    @model_validator(mode="after")
-    def _sends_bare_esp(self) -> Self:
-        check_bare(self.data_plane, bare_esp=self.bare_esp)
-        return self
-
-
-class ClientConnection(Connection):
-    """The gateway as a peer."""
-
-    requests_ipv4: bool = True
-    requests_ipv6: bool = True
-    follows_redirects: bool = True
-    child: ClientChild = ClientChild()
-
-
-class ClientFile(Section):
-    """The configuration of ``tunnelwrap connect``."""
-
-    client: Client = Field(description="a table with the gateway to connect to")
-    connection: ClientConnection = Field(description="a table with local, peer and their proofs")
-
-    @model_validator(mode="after")
-    def _carries_ah(self) -> Self:
-        if self.connection.child.ah and self.client.carriers != (Carrier.UDP,):
-            raise wrong('client.carriers = ["udp"] beside ah', "no stream can carry AH")
-        return self
-
-    @model_validator(mode="after")
-    def _has_one_address_for_beet(self) -> Self:
-        connection, child = self.connection, self.connection.child
-        if child.mode != "beet":
-            return self
-        if self.client.carriers != (Carrier.UDP,):
-            raise wrong('client.carriers = ["udp"] beside mode = "beet"', "no stream can carry it")
-        for key, texts in (("local_ts", child.local_ts), ("peer_ts", child.peer_ts)):
-            if texts and not is_one_host([parse_selector(text) for text in texts]):
-                raise wrong(f'connection.child.{key} of one address beside mode = "beet"')
-        if not child.local_ts and connection.requests_ipv4 and connection.requests_ipv6:
-            expected = 'connection.requests_ipv4 or requests_ipv6 = false beside mode = "beet"'
-            raise wrong(expected, "it is for one address")
-        return self

@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from tunnelwrap.config.client import Reach
 from tunnelwrap.config.fields import (
     Address,
     DeviceName,
@@ -15,7 +16,7 @@ from tunnelwrap.config.fields import (
     Section,
     wrong,
 )
-from tunnelwrap.config.model import Positive, Reach, StreamPorts
+from tunnelwrap.config.model import Positive, StreamPorts
 from tunnelwrap.path import IpAddress
 
 Count = Annotated[int, Field(ge=1)]

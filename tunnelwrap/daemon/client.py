@@ -21,8 +21,8 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import Final
 
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.compose import connection_policies
-from tunnelwrap.config.model import ClientFile
 from tunnelwrap.daemon.control import Answer, ControlServer, check_free
 from tunnelwrap.daemon.driver import Driver, Fact
 from tunnelwrap.daemon.events import Attempt, Closed, Established, Event, Lost

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from tunnelwrap.config.model import Reach
+from tunnelwrap.config.client import Reach
 from tunnelwrap.errors import ConnectFailed
 from tunnelwrap.path import Carrier, IpAddress, SocketAddress
 from tunnelwrap.path import Path as NetworkPath

@@ -17,8 +17,8 @@ from tests.unit.config.writing import (
     write_credentials,
     written,
 )
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.load import load, load_client, load_gateway
-from tunnelwrap.config.model import ClientFile
 from tunnelwrap.errors import ConfigError
 
 PSK = f'psk = "{SECRET}"'

@@ -15,9 +15,10 @@ from tests.unit.config.writing import (
     write_credentials,
     written,
 )
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.effective import effective
 from tunnelwrap.config.load import control_socket, load, load_client, load_gateway
-from tunnelwrap.config.model import ClientFile, GatewayFile
+from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.errors import ConfigError
 from tunnelwrap.path import Carrier
 

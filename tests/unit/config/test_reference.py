@@ -10,9 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from tests.unit.config.writing import WHEN, write_credentials
+from tunnelwrap.config.client import ClientFile
 from tunnelwrap.config.effective import effective
 from tunnelwrap.config.load import load
-from tunnelwrap.config.model import ClientFile, GatewayFile
+from tunnelwrap.config.model import GatewayFile
 from tunnelwrap.config.suites import parse_esp, parse_ike
 from tunnelwrap.config.wrapper import RelayFile, WrapFile
 from tunnelwrap.iana import TransformType
